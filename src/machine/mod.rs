@@ -1,0 +1,2 @@
+//! Mechanism only: host memory, arithmetic and random numbers. Nothing here knows an operation.
+pub mod philox;

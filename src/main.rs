@@ -1,0 +1,2 @@
+//! The `gyrus` command.
+fn main() {}
