@@ -3,9 +3,25 @@
 //! The modules stand in floors, lowest first; each uses only floors below its own
 //! (`tests/floors.rs` reads this list).
 
-// What every floor says when something goes wrong.
+// What every floor says when something goes wrong, and how it writes a file.
 pub mod error;
+pub mod file;
 
 // Mechanism: memory, arithmetic and random numbers; and one image. They know no operation.
 pub mod image;
 pub mod machine;
+
+// Names for values, what an operation is, and a list of them.
+pub mod tape;
+
+// The operations.
+pub mod ops;
+
+// What is done to a recorded tape.
+pub mod program;
+
+// The models.
+pub mod model;
+
+// Every operation and tiny models, at the shapes they are checked and timed at.
+pub mod cases;

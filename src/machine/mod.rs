@@ -1,2 +1,12 @@
-//! Mechanism only: host memory, arithmetic and random numbers. Nothing here knows an operation.
+//! Mechanism only: host memory, arithmetic, matrix products and random numbers. Nothing here knows an operation;
+//! operations (`ops/`) are written in terms of what is here.
+pub mod cpu;
+pub mod gemm;
 pub mod philox;
+pub mod real;
+pub mod scratch;
+
+pub use cpu::Mem;
+pub use gemm::{Into, Mat, MatMut, Threads, for_each_head, gemm};
+pub use real::Real;
+pub use scratch::scratch;

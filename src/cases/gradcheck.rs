@@ -1,0 +1,156 @@
+//! Gradients against central differences in `f64`, and `f32` against `f64`.
+use super::{Case, Recorder};
+use crate::machine::Real;
+use crate::machine::philox::{Philox, Purpose};
+use crate::program::plan::lifetimes;
+use crate::program::{Cpu, backward};
+use crate::tape::{Precision, Tape, Tensor};
+use std::collections::BTreeSet;
+
+/// Largest relative error of a gradient against central differences: their own error at [`STEP`] is about 1e-9 of
+/// the largest derivative, so this leaves three digits.
+pub const GRADIENT_BOUND: f64 = 1e-6;
+
+/// Largest error of an `f32` result, relative to the largest magnitude of its tensor: 2⁻²⁴ a rounding, times the
+/// few hundred roundings in a row that the longest chain here (a whole training step) makes at the worst.
+pub const F32_BOUND: f64 = 3e-5;
+
+const STEP: f64 = 1e-5;
+
+/// Elements of each parameter that are perturbed: all of a small one, or the largest derivatives and others at
+/// random.
+const ELEMENTS: usize = 24;
+
+/// How a case fared.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Outcome {
+    /// The case's name.
+    pub name: String,
+    /// Its shape.
+    pub shape: String,
+    /// Worst relative error of a gradient; `None` where there is none to check.
+    pub gradient: Option<f64>,
+    /// Derivatives checked.
+    pub derivatives: usize,
+    /// Worst error of `f32` relative to the largest magnitude of the tensor.
+    pub f32: f64,
+}
+
+impl Outcome {
+    /// Whether both errors are within their bounds. NaN is not.
+    pub fn passed(&self) -> bool {
+        self.gradient.is_none_or(|e| e <= GRADIENT_BOUND) && self.f32 <= F32_BOUND
+    }
+}
+
+/// Checks one case.
+pub fn check(case: &Case) -> Outcome {
+    let program = Differentiated::of(case);
+    let (gradient, derivatives) = program.gradient_error();
+    Outcome {
+        name: case.name.to_owned(),
+        shape: case.shape.clone(),
+        gradient: (derivatives > 0).then_some(gradient),
+        derivatives,
+        f32: program.f32_error(),
+    }
+}
+
+/// A case with its backward pass.
+struct Differentiated {
+    recorder: Recorder,
+    seeds: Vec<(Tensor, Tensor)>,
+    gradients: Vec<(Tensor, Tensor)>,
+    forward: usize,
+    kept: Vec<Tensor>,
+}
+
+impl Differentiated {
+    fn of(case: &Case) -> Self {
+        let (mut recorder, outputs) = case.record();
+        let forward = recorder.tape.ops().len();
+        let seeds: Vec<(Tensor, Tensor)> = outputs
+            .differentiable
+            .iter()
+            .map(|&y| {
+                let shape = recorder.tape.shape(y).to_vec();
+                (y, recorder.input(&shape))
+            })
+            .collect();
+        let gradients: Vec<(Tensor, Tensor)> = backward(&mut recorder.tape, &seeds).into_iter().collect();
+        let outputs = outputs.differentiable.into_iter().chain(outputs.other);
+        let kept = outputs.chain(gradients.iter().map(|g| g.1)).collect();
+        Differentiated { recorder, seeds, gradients, forward, kept }
+    }
+    fn machine<F: Precision>(&self) -> Cpu<F> {
+        let tape: Tape = self.recorder.tape.clone();
+        let lives = lifetimes(&tape, &self.kept);
+        let mut cpu = Cpu::poisoned(tape, &lives);
+        self.recorder.load(&mut cpu);
+        cpu
+    }
+    /// The worst relative error, and how many derivatives were compared.
+    fn gradient_error(&self) -> (f64, usize) {
+        let mut cpu = self.machine::<f64>();
+        cpu.run();
+        let exact: Vec<Vec<f64>> = self.gradients.iter().map(|g| cpu.read(g.1).to_vec()).collect();
+        let (mut worst, mut count) = (0.0_f64, 0);
+        for (&(p, _), exact) in self.gradients.iter().zip(&exact) {
+            let largest = exact.iter().fold(0.0_f64, |m, g| m.max(g.abs()));
+            let x = cpu.read(p).to_vec();
+            for i in sample(exact) {
+                let mut objective = |xi: f64| {
+                    let mut x = x.clone();
+                    x[i] = xi;
+                    cpu.write(p, &x);
+                    cpu.run_ops(0..self.forward);
+                    self.objective(&cpu)
+                };
+                let numeric = (objective(x[i] + STEP) - objective(x[i] - STEP)) / (2.0 * STEP);
+                let size = numeric.abs().max(exact[i].abs()).max(1e-3 * largest).max(1e-6);
+                let error = (numeric - exact[i]).abs() / size;
+                worst = if error.is_nan() { f64::NAN } else { worst.max(error) };
+                count += 1;
+            }
+            cpu.write(p, &x);
+        }
+        (worst, count)
+    }
+    /// The sum of outputs times their seeds: the number whose derivative the recorded gradient is.
+    fn objective(&self, cpu: &Cpu<f64>) -> f64 {
+        let inner = |&(y, dy): &(Tensor, Tensor)| -> f64 {
+            cpu.read(y).iter().zip(cpu.read(dy)).map(|(y, dy)| y * dy).sum()
+        };
+        self.seeds.iter().map(inner).sum()
+    }
+    fn f32_error(&self) -> f64 {
+        let (mut reference, mut product) = (self.machine::<f64>(), self.machine::<f32>());
+        reference.run();
+        product.run();
+        let errors = self.kept.iter().map(|&t| relative_error(product.read(t), reference.read(t)));
+        errors.fold(0.0, |worst: f64, e| if e.is_nan() { e } else { worst.max(e) })
+    }
+}
+
+/// Largest difference over the largest magnitude of `expected`; NaN if there is a NaN.
+pub fn relative_error<F: Real>(got: &[F], expected: &[f64]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let largest = expected.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
+    let error = got.iter().zip(expected).fold(0.0_f64, |worst, (g, e)| {
+        let error = (g.f64() - e).abs();
+        if error.is_nan() || worst.is_nan() { f64::NAN } else { worst.max(error) }
+    });
+    if error == 0.0 { 0.0 } else { error / largest.max(1e-30) }
+}
+
+/// The elements that are perturbed: the largest derivatives, and others at random.
+fn sample(exact: &[f64]) -> BTreeSet<usize> {
+    if exact.len() <= ELEMENTS {
+        return (0..exact.len()).collect();
+    }
+    let mut by_size: Vec<usize> = (0..exact.len()).collect();
+    by_size.sort_by(|&a, &b| exact[b].abs().total_cmp(&exact[a].abs()));
+    let mut random = Philox::new(2, Purpose::Test, exact.len() as u64, 0);
+    let others = std::iter::repeat_with(|| random.below(exact.len())).take(ELEMENTS / 2);
+    by_size[..ELEMENTS / 2].iter().copied().chain(others).collect()
+}

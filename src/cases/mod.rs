@@ -1,0 +1,11 @@
+//! The one table of cases, and what is checked with it: gradients against central differences, `f32` against
+//! `f64`, faults planted on purpose, and whole training steps against another implementation's.
+pub mod case;
+pub mod controls;
+pub mod gradcheck;
+pub mod reference;
+pub mod table;
+
+pub use case::{Case, Outputs, Recorder};
+pub use gradcheck::{Outcome, check};
+pub use table::table;

@@ -1,0 +1,1 @@
+//! A recorded training step of another implementation, computed again.

@@ -1,0 +1,303 @@
+//! Every operation, and the ways they are put together, at the shapes that take each of their branches.
+use super::{Case, Outputs, Recorder};
+use crate::model::{Encoder, Mae, Shape, brain_age::BrainAge, mae::random_masking};
+use crate::ops::optimiser::{AdamConstants, Moments, Range};
+use crate::ops::{self, AgeLoss, Bins};
+use crate::tape::{Tape, Tensor};
+
+/// All cases.
+pub fn table() -> Vec<Case> {
+    [linear(), normalisation(), attention(), tokens(), losses(), optimiser(), composed()]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn linear() -> Vec<Case> {
+    let mut cases = Vec::new();
+    // One row; rows that are not a whole number of blocks of 32; extents that are no multiple of a vector.
+    for [rows, n, k] in [[1, 1, 1], [3, 5, 7], [33, 16, 12], [70, 19, 64]] {
+        let shape = format!("{rows} x {k} -> {n}");
+        let layer = move |r: &mut Recorder| [r.param(&[rows, k]), r.param(&[n, k]), r.param(&[n])];
+        cases.push(Case::new("linear", shape.clone(), move |r| {
+            let [x, w, b] = layer(r);
+            ops::linear(&mut r.tape, x, w, b).into()
+        }));
+        cases.push(Case::new("linear_gelu", shape.clone(), move |r| {
+            let [x, w, b] = layer(r);
+            ops::linear_gelu(&mut r.tape, x, w, b).value.into()
+        }));
+        cases.push(Case::new("linear of linear_gelu", shape.clone(), move |r| {
+            let [x, w, b] = layer(r);
+            let h = ops::linear_gelu(&mut r.tape, x, w, b);
+            let (w, b) = (r.param(&[k, n]), r.param(&[k]));
+            ops::linear(&mut r.tape, h, w, b).into()
+        }));
+        cases.push(Case::new("linear_residual", shape.clone(), move |r| {
+            let [x, w, b] = layer(r);
+            let skip = r.param(&[rows, n]);
+            ops::linear_residual(&mut r.tape, x, w, b, skip, None).into()
+        }));
+    }
+    cases.push(Case::new("linear_residual", "3 samples x 17 rows, one dropped", |r| {
+        let (x, skip) = (r.param(&[3, 17, 6]), r.param(&[3, 17, 5]));
+        let (w, b) = (r.param(&[5, 6]), r.param(&[5]));
+        let scale = r.values(&[3], vec![1.25, 0.0, 1.25]);
+        ops::linear_residual(&mut r.tape, x, w, b, skip, Some(scale)).into()
+    }));
+    cases
+}
+
+fn normalisation() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for [rows, cols] in [[1, 8], [2, 16], [37, 24], [65, 192]] {
+        cases.push(Case::new("layer_norm", format!("{rows} x {cols}"), move |r| {
+            let (x, gamma, beta) = (r.param(&[rows, cols]), r.param(&[cols]), r.param(&[cols]));
+            ops::layer_norm(&mut r.tape, x, gamma, beta).into()
+        }));
+    }
+    cases
+}
+
+fn attention() -> Vec<Case> {
+    let mut cases = Vec::new();
+    // One token; several samples and heads; the width of the presets; more rows than a tile of scores holds.
+    for ([batch, length, heads, width], why) in [
+        ([1, 1, 1, 8], "one token"),
+        ([2, 11, 2, 8], "odd length"),
+        ([1, 38, 3, 64], "visible tokens"),
+        ([1, 300, 1, 8], "two tiles"),
+    ] {
+        cases.push(Case::new(
+            "attention",
+            format!("{batch} x {length} x {heads} x {width}, {why}"),
+            move |r| {
+                let qkv = r.param(&[batch, length, 3 * heads * width]);
+                ops::attention(&mut r.tape, qkv, heads, None).into()
+            },
+        ));
+    }
+    for (batch, length, lengths) in [(4, 9, vec![9, 4, 1, 0]), (2, 300, vec![299, 17])] {
+        let shape = format!("{batch} x {length} x 2 x 8, {lengths:?} keys");
+        cases.push(Case::new("attention", shape, move |r| {
+            let qkv = r.param(&[batch, length, 48]);
+            let lengths = r.indices(&[batch], lengths.clone());
+            ops::attention(&mut r.tape, qkv, 2, Some(lengths)).into()
+        }));
+    }
+    cases
+}
+
+fn tokens() -> Vec<Case> {
+    let ids = |r: &mut Recorder, kept: usize| {
+        let values = (0..2).flat_map(|_| r.permutation(8)[..kept].to_vec()).collect();
+        r.indices(&[2, kept], values)
+    };
+    let mut cases = vec![
+        Case::new("patch_embed", "2 channels, 4 x 8 x 4 in 2³, 5 of 16 kept", |r| {
+            let volume = r.input(&[2, 2, 4, 8, 4]);
+            let kept = (0..2).flat_map(|_| r.permutation(16)[..5].to_vec()).collect();
+            let ids = r.indices(&[2, 5], kept);
+            let (w, b) = (r.param(&[6, 2, 2, 2, 2]), r.param(&[6]));
+            ops::patch_embed(&mut r.tape, volume, ids, w, b).into()
+        }),
+        Case::new("gather_tokens", "3 of 8, after a class token", move |r| {
+            let (x, ids) = (r.param(&[2, 9, 6]), ids(r, 3));
+            ops::gather_tokens(&mut r.tape, x, ids, 1).into()
+        }),
+        Case::new("mean_pool", "8 tokens after a class token", |r| {
+            let x = r.param(&[3, 9, 6]);
+            ops::mean_pool(&mut r.tape, x, 1).into()
+        }),
+        Case::new("drop_path", "3 samples", |r| {
+            let (x, scale) = (r.param(&[3, 4, 5]), r.values(&[3], vec![0.0, 2.0, 2.0]));
+            ops::drop_path(&mut r.tape, x, scale).into()
+        }),
+        Case::new("add", "5 x 7", |r| {
+            let (a, b) = (r.param(&[5, 7]), r.param(&[5, 7]));
+            ops::add(&mut r.tape, a, b).into()
+        }),
+        Case::new("copy", "5 x 7", |r| {
+            let x = r.param(&[5, 7]);
+            ops::copy(&mut r.tape, x).into()
+        }),
+    ];
+    for with_cls in [true, false] {
+        let (c, how) = if with_cls { (1, "class token") } else { (0, "no class token") };
+        cases.push(Case::new("embed_tokens", format!("3 of 8, {how}"), move |r| {
+            let (x, pos, ids) = (r.param(&[2, 3, 6]), r.input(&[1, c + 8, 6]), ids(r, 3));
+            let cls = with_cls.then(|| r.param(&[1, 1, 6]));
+            ops::embed_tokens(&mut r.tape, x, cls, pos, ids).into()
+        }));
+        cases.push(Case::new("restore_tokens", format!("3 of 8, {how}"), move |r| {
+            let (x, mask, pos) = (r.param(&[2, c + 3, 6]), r.param(&[1, 1, 6]), r.input(&[1, c + 8, 6]));
+            let ids = ids(r, 8);
+            ops::restore_tokens(&mut r.tape, x, mask, pos, ids).into()
+        }));
+    }
+    cases
+}
+
+fn losses() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (norm_pix, weights, how) in [
+        (true, vec![1.0; 6], "norm_pix"),
+        (false, vec![1.0; 6], "raw voxels"),
+        (true, vec![0.0, 0.5, 1.0, 0.25, 0.0, 1.0], "norm_pix, weighted by foreground"),
+        (true, vec![0.0; 6], "no patch counts"),
+    ] {
+        cases.push(Case::new("reconstruction_loss", format!("3 of 8 patches, {how}"), move |r| {
+            let (pred, volume) = (r.param(&[2, 3, 16]), r.input(&[2, 2, 4, 4, 4]));
+            let ids = (0..2).flat_map(|_| r.permutation(8)[..3].to_vec()).collect();
+            let (ids, weight) = (r.indices(&[2, 3], ids), r.values(&[2, 3], weights.clone()));
+            let loss = ops::reconstruction_loss(&mut r.tape, pred, volume, ids, weight, 2, norm_pix);
+            Outputs { differentiable: vec![loss.loss], other: vec![loss.per_patch] }
+        }));
+    }
+    let bins = Bins { first: -4.0, step: 0.5, count: 17, sigma: 0.6 };
+    for (kind, how) in [
+        (AgeLoss::L1, "L1"),
+        (AgeLoss::L2, "L2"),
+        (AgeLoss::Huber(0.7), "Huber"),
+        (AgeLoss::SoftLabel(bins), "soft label"),
+    ] {
+        cases.push(Case::new("age_loss", format!("5 samples, {how}"), move |r| {
+            let (pred, age) = (r.param(&[5, kind.outputs()]), r.input(&[5]));
+            let loss = ops::age_loss(&mut r.tape, pred, age, kind);
+            Outputs { differentiable: vec![loss.loss], other: vec![loss.per_sample] }
+        }));
+    }
+    cases
+}
+
+fn optimiser() -> Vec<Case> {
+    // More than one block of a sum, and a last one that is not full.
+    const N: usize = (1 << 15) + 77;
+    let flat = |r: &mut Recorder, name: &str, mean: f32, sd: f32| {
+        let t = r.tape.state(name, &[N]);
+        r.normal(t, mean, sd);
+        t
+    };
+    vec![
+        Case::new("grad_norm", format!("{N}, clipped"), move |r| {
+            let grads = flat(r, "grads", 0.0, 1.0);
+            let clip = ops::optimiser::grad_norm(&mut r.tape, grads, 1.0);
+            Outputs { differentiable: vec![], other: vec![clip.norm, clip.factor] }
+        }),
+        Case::new("adamw", format!("{N} in three ranges"), move |r| {
+            let (params, grads) = (flat(r, "params", 0.0, 1.0), flat(r, "grads", 0.0, 1.0));
+            let (m, v) = (flat(r, "m", 0.0, 0.1), flat(r, "v", 1.0, 0.1));
+            let factor = r.values(&[], vec![0.5]);
+            let schedule = r.values(&[3], vec![1e-2, 0.271, 0.0975]);
+            let cut = |from, to, decay, rate| Range { from, to, decay, rate };
+            let ranges = vec![
+                cut(0, 100, 0.05, 1.0),
+                cut(100, 40_000.min(N), 0.0, 0.75),
+                cut(40_000.min(N), N, 0.05, 0.5),
+            ];
+            let constants = AdamConstants { betas: [0.9, 0.95], eps: 1e-8 };
+            ops::optimiser::adamw(
+                &mut r.tape,
+                Moments { params, grads, m, v },
+                factor,
+                schedule,
+                constants,
+                ranges,
+            );
+            Outputs { differentiable: vec![], other: vec![params, m, v] }
+        }),
+        Case::new("ema", format!("{N}"), move |r| {
+            let (params, average) = (flat(r, "params", 0.0, 1.0), flat(r, "average", 0.0, 1.0));
+            let decay = r.values(&[], vec![0.99]);
+            ops::optimiser::ema(&mut r.tape, params, average, decay);
+            Outputs { differentiable: vec![], other: vec![average] }
+        }),
+        Case::new("accumulate", format!("{N}"), move |r| {
+            let (grads, sum) = (flat(r, "grads", 0.0, 1.0), flat(r, "sum", 0.0, 1.0));
+            let keep = r.values(&[], vec![1.0]);
+            ops::optimiser::accumulate(&mut r.tape, grads, sum, keep);
+            Outputs { differentiable: vec![], other: vec![sum] }
+        }),
+    ]
+}
+
+fn composed() -> Vec<Case> {
+    vec![
+        Case::new("two transformer blocks", "2 x 7 x 16, 2 heads", |r| {
+            let x = r.param(&[2, 7, 16]);
+            let y = crate::model::vit::blocks(
+                &mut r.tape,
+                "blocks",
+                x,
+                Shape { dim: 16, depth: 2, heads: 2 },
+                &[],
+            );
+            fill_named(r, 0.2);
+            y.into()
+        }),
+        Case::new("a value read three times", "4 x 6", |r| {
+            let (x, w, b) = (r.param(&[4, 6]), r.param(&[6, 6]), r.param(&[6]));
+            let h = ops::linear(&mut r.tape, x, w, b);
+            let sum = ops::add(&mut r.tape, h, h);
+            ops::add(&mut r.tape, sum, h).into()
+        }),
+        Case::new("a GELU read with and without its slope", "4 x 6", |r| {
+            let (x, w, b) = (r.param(&[4, 6]), r.param(&[6, 6]), r.param(&[6]));
+            let h = ops::linear_gelu(&mut r.tape, x, w, b);
+            let y = ops::linear(&mut r.tape, h, w, b);
+            ops::add(&mut r.tape, y, h.value).into()
+        }),
+        Case::new("a masked autoencoder", "8 x 12 x 8 in 4³, 3 of 12 kept", |r| masked_autoencoder(r, true)),
+        Case::new("a masked autoencoder", "the same, no class token, raw voxels", |r| {
+            masked_autoencoder(r, false)
+        }),
+        Case::new("a brain-age model", "4 volumes, drop path", |r| {
+            let model = BrainAge { encoder: small_encoder(true), loss: AgeLoss::Huber(1.0) };
+            let m = model.record(&mut r.tape, 4, true);
+            fill_named(r, 0.2);
+            for t in [m.volume, m.age] {
+                r.normal(t, 0.0, 1.0);
+            }
+            for (i, &t) in m.drops.iter().enumerate() {
+                r.fill(t, (0..4).map(|b| if (b + i) % 3 == 0 { 0.0 } else { 1.25 }).collect());
+            }
+            r.fill_indices(m.ids, (0..4).flat_map(|_| 0..12).collect());
+            Outputs { differentiable: vec![m.loss.loss], other: vec![m.pred, m.features] }
+        }),
+    ]
+}
+
+fn small_encoder(cls_token: bool) -> Encoder {
+    Encoder { grid: [8, 12, 8], patch: 4, shape: Shape { dim: 24, depth: 2, heads: 2 }, cls_token }
+}
+
+fn masked_autoencoder(r: &mut Recorder, plain: bool) -> Outputs {
+    let decoder = Shape { dim: 16, depth: 1, heads: 2 };
+    let mae = Mae { encoder: small_encoder(plain), decoder, mask_ratio: 0.75, norm_pix: plain };
+    let m = mae.record(&mut r.tape, 2, 9);
+    fill_named(r, 0.2);
+    r.normal(m.volume, 0.0, 1.0);
+    r.fill(m.weight, vec![1.0; 18]);
+    let masks: Vec<_> = (0..2)
+        .map(|_| {
+            let noise: Vec<f64> = r.permutation(12).into_iter().map(f64::from).collect();
+            random_masking(&noise, 3)
+        })
+        .collect();
+    r.fill_indices(m.ids_keep, masks.iter().flat_map(|m| m.ids_keep().to_vec()).collect());
+    r.fill_indices(m.ids_restore, masks.iter().flat_map(|m| m.ids_restore.clone()).collect());
+    r.fill_indices(m.ids_predict, masks.iter().flat_map(|m| m.ids_removed().to_vec()).collect());
+    Outputs { differentiable: vec![m.loss.loss], other: vec![m.pred] }
+}
+
+/// Normal values for every named tensor that has none yet.
+fn fill_named(r: &mut Recorder, sd: f32) {
+    use crate::tape::Role;
+    let roles = [Role::Param, Role::Frozen];
+    let named = |t: &Tape| -> Vec<Tensor> { roles.iter().flat_map(|&role| t.with_role(role)).collect() };
+    for t in named(&r.tape) {
+        let ones =
+            r.tape.info(t).name.as_deref().is_some_and(|n| n.contains("norm") && n.ends_with("weight"));
+        r.normal(t, if ones { 1.0 } else { 0.0 }, sd);
+    }
+}

@@ -1,0 +1,50 @@
+//! Brain age: all patches through the encoder, the mean of the patch tokens, a new norm, a linear head.
+use super::vit::{self, Encoder};
+use crate::ops::{self, AgeLoss, age_loss::AgeLosses};
+use crate::tape::{Tape, Tensor};
+
+/// A brain-age model.
+#[derive(Clone, Copy, Debug)]
+pub struct BrainAge {
+    /// Sees every patch.
+    pub encoder: Encoder,
+    /// What the head is trained with; it decides how many outputs there are.
+    pub loss: AgeLoss,
+}
+
+/// The tensors of a recorded brain-age model.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// Input: volumes, `[B, 1, X, Y, Z]`.
+    pub volume: Tensor,
+    /// Input: every patch in order, `[B, L]` indices.
+    pub ids: Tensor,
+    /// Input: the age of each, in the unit of the head, `[B]`.
+    pub age: Tensor,
+    /// Inputs: a factor per sample for each residual branch, `[B]`; empty when nothing is dropped.
+    pub drops: Vec<Tensor>,
+    /// Mean of the patch tokens, `[B, D]`.
+    pub features: Tensor,
+    /// The head's outputs, `[B, outputs]`.
+    pub pred: Tensor,
+    /// The loss.
+    pub loss: AgeLosses,
+}
+
+impl BrainAge {
+    /// Records the model for `batch` volumes, with drop path (as data) or without.
+    pub fn record(&self, t: &mut Tape, batch: usize, drop_path: bool) -> Recorded {
+        let [x, y, z] = self.encoder.grid;
+        let volume = t.input(&[batch, 1, x, y, z]);
+        let ids = t.indices(&[batch, self.encoder.patches().tokens()]);
+        let age = t.input(&[batch]);
+        let branches = if drop_path { 2 * self.encoder.shape.depth } else { 0 };
+        let drops: Vec<Tensor> = (0..branches).map(|_| t.input(&[batch])).collect();
+        let x = self.encoder.record(t, volume, ids, &drops);
+        let features = ops::mean_pool(t, x, self.encoder.prefix());
+        let x = vit::norm(t, "fc_norm", features);
+        let pred = vit::linear(t, "head", x, self.loss.outputs());
+        let loss = ops::age_loss(t, pred, age, self.loss);
+        Recorded { volume, ids, age, drops, features, pred, loss }
+    }
+}

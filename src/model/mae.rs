@@ -1,0 +1,142 @@
+//! The masked autoencoder (He et al. 2022) on volumes, with the method names of facebookresearch/mae.
+//!
+//! Two differences save work and change no gradient: only the kept patches are embedded, and only the patches the
+//! loss asks for are predicted.
+use super::vit::{self, Encoder, Shape};
+use crate::ops::{self, reconstruction_loss::ReconstructionLoss};
+use crate::tape::{Tape, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// A masked autoencoder.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mae {
+    /// Sees the kept patches.
+    pub encoder: Encoder,
+    /// Predicts the removed ones.
+    pub decoder: Shape,
+    /// Share of patches that are removed.
+    pub mask_ratio: f64,
+    /// Whether patches are brought to mean 0 and variance 1 before they are compared.
+    pub norm_pix: bool,
+}
+
+/// The tensors of a recorded masked autoencoder.
+#[derive(Clone, Copy, Debug)]
+pub struct Recorded {
+    /// Input: volumes, `[B, 1, X, Y, Z]`.
+    pub volume: Tensor,
+    /// Input: the kept patches, `[B, K]` indices.
+    pub ids_keep: Tensor,
+    /// Input: for each patch its place after shuffling, `[B, L]` indices.
+    pub ids_restore: Tensor,
+    /// Input: the patches to predict, `[B, M]` indices.
+    pub ids_predict: Tensor,
+    /// Input: what each predicted patch counts for in the loss, `[B, M]`.
+    pub weight: Tensor,
+    /// Predictions, `[B, M, patch³]`.
+    pub pred: Tensor,
+    /// The loss, `[]`, and its parts by patch.
+    pub loss: ReconstructionLoss,
+}
+
+impl Mae {
+    /// Patches in a volume, L.
+    pub fn tokens(&self) -> usize {
+        self.encoder.patches().tokens()
+    }
+    /// Patches kept, K: `L (1 - mask_ratio)`, rounded down.
+    pub fn kept(&self) -> usize {
+        (self.tokens() as f64 * (1.0 - self.mask_ratio)) as usize
+    }
+    /// Records the model for `batch` volumes, of which `predicted` patches each are predicted: the removed ones
+    /// in training (L - K), all (L) to look at.
+    pub fn record(&self, t: &mut Tape, batch: usize, predicted: usize) -> Recorded {
+        let [x, y, z] = self.encoder.grid;
+        let volume = t.input(&[batch, 1, x, y, z]);
+        let ids_keep = t.indices(&[batch, self.kept()]);
+        let ids_restore = t.indices(&[batch, self.tokens()]);
+        let ids_predict = t.indices(&[batch, predicted]);
+        let weight = t.input(&[batch, predicted]);
+        let latent = self.forward_encoder(t, volume, ids_keep);
+        let pred = self.forward_decoder(t, latent, ids_restore, ids_predict);
+        let loss = self.forward_loss(t, volume, pred, ids_predict, weight);
+        Recorded { volume, ids_keep, ids_restore, ids_predict, weight, pred, loss }
+    }
+    fn forward_encoder(&self, t: &mut Tape, volume: Tensor, ids_keep: Tensor) -> Tensor {
+        let x = self.encoder.record(t, volume, ids_keep, &[]);
+        vit::norm(t, "norm", x)
+    }
+    fn forward_decoder(
+        &self,
+        t: &mut Tape,
+        latent: Tensor,
+        ids_restore: Tensor,
+        ids_predict: Tensor,
+    ) -> Tensor {
+        let (dim, prefix) = (self.decoder.dim, self.encoder.prefix());
+        let x = vit::linear(t, "decoder_embed", latent, dim);
+        let mask_token = t.param("mask_token", &[1, 1, dim]);
+        let pos = t.frozen("decoder_pos_embed", &[1, prefix + self.tokens(), dim]);
+        let x = ops::restore_tokens(t, x, mask_token, pos, ids_restore);
+        let x = vit::blocks(t, "decoder_blocks", x, self.decoder, &[]);
+        let x = ops::gather_tokens(t, x, ids_predict, prefix);
+        let x = vit::norm(t, "decoder_norm", x);
+        vit::linear(t, "decoder_pred", x, self.encoder.patches().values())
+    }
+    fn forward_loss(
+        &self,
+        t: &mut Tape,
+        volume: Tensor,
+        pred: Tensor,
+        ids: Tensor,
+        weight: Tensor,
+    ) -> ReconstructionLoss {
+        ops::reconstruction_loss(t, pred, volume, ids, weight, self.encoder.patch, self.norm_pix)
+    }
+}
+
+/// Which patches of one volume are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Masking {
+    /// All patches, the kept ones first.
+    pub ids_shuffle: Vec<u32>,
+    /// The inverse permutation: for each patch its place in `ids_shuffle`.
+    pub ids_restore: Vec<u32>,
+    /// How many are kept.
+    pub kept: usize,
+}
+
+impl Masking {
+    /// The kept patches.
+    pub fn ids_keep(&self) -> &[u32] {
+        &self.ids_shuffle[..self.kept]
+    }
+    /// The removed patches.
+    pub fn ids_removed(&self) -> &[u32] {
+        &self.ids_shuffle[self.kept..]
+    }
+}
+
+/// Keeps the `kept` patches with the smallest noise.
+pub fn random_masking(noise: &[f64], kept: usize) -> Masking {
+    let mut ids_shuffle: Vec<u32> = (0..noise.len() as u32).collect();
+    ids_shuffle.sort_by(|&a, &b| noise[a as usize].total_cmp(&noise[b as usize]));
+    let mut ids_restore = vec![0; noise.len()];
+    for (place, &id) in ids_shuffle.iter().enumerate() {
+        ids_restore[id as usize] = place as u32;
+    }
+    Masking { ids_shuffle, ids_restore, kept }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masking_keeps_the_smallest_noise_and_restores() {
+        let m = random_masking(&[0.7, 0.1, 0.9, 0.3], 2);
+        assert_eq!((m.ids_keep(), m.ids_removed()), (&[1, 3][..], &[0, 2][..]));
+        assert_eq!(m.ids_restore, [2, 0, 3, 1]);
+    }
+}

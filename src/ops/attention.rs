@@ -1,0 +1,221 @@
+//! `o = softmax(q kᵀ / √width) v` per head, over the first `length` keys of each sequence.
+//!
+//! Queries, keys and values come packed as a linear layer leaves them, `[B, L, 3, H, width]`, and are read in
+//! place. Scores exist one tile of query rows at a time; forward keeps only the log of each row's sum of
+//! exponentials, from which the gradient recomputes the weights. A sequence without keys yields zeros.
+use super::lanes;
+use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_head, gemm, scratch};
+use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
+use multiversion::multiversion;
+
+/// Scores in a tile: 64 Ki of them, 256 KiB in `f32`, which stays in a core's second-level cache.
+const TILE: usize = 1 << 16;
+
+/// Records attention of `qkv: [B, L, 3 D]` with `heads` heads of `D / heads`; `lengths: [B]` (indices) says how
+/// many keys of each sequence count, or is left out for all. Returns `[B, L, D]`.
+#[track_caller]
+pub fn attention(t: &mut Tape, qkv: Tensor, heads: usize, lengths: Option<Tensor>) -> Tensor {
+    let &[batch, length, packed] = t.shape(qkv) else {
+        panic!("qkv must be [B, L, 3 D], not {:?}", t.shape(qkv))
+    };
+    assert!(packed.is_multiple_of(3 * heads), "{packed} channels do not split into 3 x {heads} heads");
+    if let Some(lengths) = lengths {
+        t.expect_shape("lengths", lengths, &[batch]);
+        assert_eq!(t.info(lengths).dtype, Dtype::Index, "lengths are indices");
+    }
+    let y = t.temp(&[batch, length, packed / 3]);
+    let log_sum = t.temp(&[batch, heads, length]);
+    t.push(Attention { qkv, lengths, y, log_sum, shape: [batch, length, heads, packed / 3 / heads] });
+    y
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Attention {
+    qkv: Tensor,
+    lengths: Option<Tensor>,
+    y: Tensor,
+    log_sum: Tensor,
+    shape: [usize; 4], // B, L, H, width
+}
+
+impl Attention {
+    /// Query rows whose scores make a tile.
+    fn tile_rows(&self) -> usize {
+        let length = self.shape[1];
+        (TILE / length.max(1)).clamp(1, length.max(1))
+    }
+    /// Queries, keys and values of head `h` of sample `b`; `keys` of them count.
+    fn views<'a, F>(&self, qkv: &'a [F], b: usize, h: usize, keys: usize) -> Head<'a, F> {
+        let [_, length, heads, width] = self.shape;
+        let stride = 3 * heads * width;
+        let part = |p: usize, rows: usize| {
+            let from = (b * length * stride + (p * heads + h) * width).min(qkv.len());
+            Mat::strided(&qkv[from..], [rows, width], stride)
+        };
+        Head { q: part(0, length), k: part(1, keys), v: part(2, keys) }
+    }
+    fn scale<F: Real>(&self) -> F {
+        F::of(1.0 / (self.shape[3] as f64).sqrt())
+    }
+    /// Multiplications and additions of `products` products of the size of `q kᵀ`.
+    fn products(&self, products: u64) -> u64 {
+        let [batch, length, heads, width] = self.shape;
+        products * 2 * (batch * heads * length * length * width) as u64
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Head<'a, F> {
+    q: Mat<'a, F>,
+    k: Mat<'a, F>,
+    v: Mat<'a, F>,
+}
+
+impl Op for Attention {
+    fn io(&self) -> Io {
+        Io::new([Some(self.qkv), self.lengths], [self.y, self.log_sum])
+    }
+    fn vjp(&self, d: &mut Adjoint) {
+        let Some(dy) = d.of(self.y) else { return };
+        let dqkv = d.tape.like(self.qkv);
+        d.tape.push(AttentionGrad { of: *self, dy, dqkv });
+        d.add(self.qkv, dqkv);
+    }
+    fn flops(&self) -> u64 {
+        self.products(2)
+    }
+}
+
+impl<F: Real> Define<F> for Attention {
+    fn define(&self, m: &Mem<F>) {
+        let (qkv, lengths) = (m.read(self.qkv), self.lengths.map(|l| m.index(l)));
+        let (y, log_sum) = (m.write(self.y), m.write(self.log_sum));
+        let length = self.shape[1];
+        for_each_head(y, log_sum, self.shape, |b, h, [mut y], log_sum| {
+            let keys = lengths.map_or(length, |l| l[b] as usize);
+            if keys == 0 {
+                return (0..length).for_each(|i| y.row(i).fill(F::ZERO));
+            }
+            let Head { q, k, v } = self.views(qkv, b, h, keys);
+            scratch(self.tile_rows() * keys, |tile: &mut [F]| {
+                for from in (0..length).step_by(self.tile_rows()) {
+                    let to = (from + self.tile_rows()).min(length);
+                    let s = &mut tile[..(to - from) * keys];
+                    gemm(
+                        MatMut::rows(s, [to - from, keys]),
+                        q.sub_rows(from, to),
+                        k.t(),
+                        self.scale(),
+                        Dst::Replace,
+                        Threads::One,
+                    );
+                    softmax(s, keys, &mut log_sum[from..to]);
+                    gemm(
+                        y.sub_rows(from, to),
+                        Mat::rows(s, [to - from, keys]),
+                        v,
+                        F::ONE,
+                        Dst::Replace,
+                        Threads::One,
+                    );
+                }
+            });
+        });
+    }
+}
+
+/// Each row of `s` becomes `exp(s - max) / sum`; `log_sum` gets `max + ln(sum)`.
+#[multiversion(targets = "simd")]
+fn softmax<F: Real>(s: &mut [F], keys: usize, log_sum: &mut [F]) {
+    for (r, log_sum) in log_sum.iter_mut().enumerate() {
+        let s = &mut s[r * keys..(r + 1) * keys];
+        let mut max = [F::LOWEST; 16];
+        for chunk in s.chunks(16) {
+            for (max, s) in max.iter_mut().zip(chunk) {
+                *max = max.max(*s);
+            }
+        }
+        let max = max.into_iter().fold(F::LOWEST, F::max);
+        s.iter_mut().for_each(|s| *s = (*s - max).exp());
+        let sum = lanes(keys, |i| s[i]);
+        let scale = F::ONE / sum;
+        s.iter_mut().for_each(|s| *s = *s * scale);
+        *log_sum = max + F::of(sum.f64().ln());
+    }
+}
+
+/// With `p` the weights and `dp = do vᵀ`: `ds = p (dp - rowsum(do o)) / √width`, `dq = ds k`, `dk = dsᵀ q`,
+/// `dv = pᵀ do`. One task owns a head, so each sum has one fixed order.
+#[derive(Debug)]
+struct AttentionGrad {
+    of: Attention,
+    dy: Tensor,
+    dqkv: Tensor,
+}
+
+impl Op for AttentionGrad {
+    fn io(&self) -> Io {
+        let Attention { qkv, lengths, y, log_sum, .. } = self.of;
+        Io::new([Some(self.dy), Some(qkv), Some(y), Some(log_sum), lengths], [self.dqkv])
+    }
+    fn flops(&self) -> u64 {
+        self.of.products(5)
+    }
+}
+
+impl<F: Real> Define<F> for AttentionGrad {
+    fn define(&self, m: &Mem<F>) {
+        let of = self.of;
+        let [_, length, heads, width] = of.shape;
+        let (dy, qkv, y, log_sum) = (m.read(self.dy), m.read(of.qkv), m.read(of.y), m.read(of.log_sum));
+        let (lengths, dqkv) = (of.lengths.map(|l| m.index(l)), m.write(self.dqkv));
+        let rows = of.tile_rows();
+        for_each_head(dqkv, &mut [], of.shape, |b, h, [mut dq, mut dk, mut dv], _| {
+            let keys = lengths.map_or(length, |l| l[b] as usize);
+            let Head { q, k, v } = of.views(qkv, b, h, keys);
+            let head = (b * length * heads + h) * width;
+            let log_sum = &log_sum[(b * heads + h) * length..][..length];
+            let (y, dy) = (&y[head..], &dy[head..]);
+            for d in [&mut dq, &mut dk, &mut dv] {
+                (0..length).for_each(|i| d.row(i).fill(F::ZERO));
+            }
+            if keys == 0 {
+                return;
+            }
+            scratch(2 * rows * keys, |tiles: &mut [F]| {
+                for from in (0..length).step_by(rows) {
+                    let to = (from + rows).min(length);
+                    let shape = [to - from, keys];
+                    let (p, ds) = tiles.split_at_mut(rows * keys);
+                    let (p, ds) = (&mut p[..(to - from) * keys], &mut ds[..(to - from) * keys]);
+                    let (q, dy_rows) = (
+                        q.sub_rows(from, to),
+                        Mat::strided(dy, [length, width], heads * width).sub_rows(from, to),
+                    );
+                    gemm(MatMut::rows(p, shape), q, k.t(), of.scale(), Dst::Replace, Threads::One);
+                    gemm(MatMut::rows(ds, shape), dy_rows, v.t(), F::ONE, Dst::Replace, Threads::One);
+                    for r in from..to {
+                        let at = r * heads * width..r * heads * width + width;
+                        let (p, ds) =
+                            (&mut p[(r - from) * keys..][..keys], &mut ds[(r - from) * keys..][..keys]);
+                        score_grad(p, ds, &dy[at.clone()], &y[at], log_sum[r], of.scale());
+                    }
+                    let (p, ds) = (Mat::rows(p, shape), Mat::rows(ds, shape));
+                    gemm(dv.sub_rows(0, keys), p.t(), dy_rows, F::ONE, Dst::Add, Threads::One);
+                    gemm(dk.sub_rows(0, keys), ds.t(), q, F::ONE, Dst::Add, Threads::One);
+                    gemm(dq.sub_rows(from, to), ds, k, F::ONE, Dst::Replace, Threads::One);
+                }
+            });
+        });
+    }
+}
+
+/// One row: `p` from scores to weights, `ds` from `dp` to the scores' gradient.
+#[multiversion(targets = "simd")]
+fn score_grad<F: Real>(p: &mut [F], ds: &mut [F], dy: &[F], y: &[F], log_sum: F, scale: F) {
+    let inner = lanes(dy.len(), |i| dy[i] * y[i]);
+    for (p, ds) in p.iter_mut().zip(ds) {
+        *p = (*p - log_sum).exp();
+        *ds = *p * (*ds - inner) * scale;
+    }
+}

@@ -1,0 +1,355 @@
+//! `y = x wᵀ + b`, with what follows it in a transformer folded in: GELU, or a residual connection.
+//!
+//! GELU is exact, `gelu(h) = h (1 + erf(h/√2)) / 2`. The layer that reads its value gets the pre-activation `h`
+//! with it ([`Gelu`]), so that its input gradient goes through `gelu'(h)` on the way out.
+use super::{ROWS, row_block};
+use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, gemm};
+use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
+use multiversion::multiversion;
+use rayon::prelude::*;
+use std::f64::consts::{FRAC_1_SQRT_2, PI};
+
+/// GELU of a linear layer's output, and what it was before.
+#[derive(Clone, Copy, Debug)]
+pub struct Gelu {
+    /// The layer's output, `[.., n]`.
+    pub pre: Tensor,
+    /// `gelu(pre)`.
+    pub value: Tensor,
+}
+
+/// What a linear layer reads: any tensor, or the GELU of a layer before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    value: Tensor,
+    pre: Option<Tensor>,
+}
+impl From<Tensor> for Operand {
+    fn from(value: Tensor) -> Self {
+        Operand { value, pre: None }
+    }
+}
+impl From<Gelu> for Operand {
+    fn from(g: Gelu) -> Self {
+        Operand { value: g.value, pre: Some(g.pre) }
+    }
+}
+
+/// Records `x wᵀ + b` for `x: [.., k]`, `w: [n, k]`, `b: [n]`.
+#[track_caller]
+pub fn linear(t: &mut Tape, x: impl Into<Operand>, w: Tensor, b: Tensor) -> Tensor {
+    record(t, x.into(), w, b, |_, _| Epilogue::Bias)
+}
+
+/// Records `gelu(x wᵀ + b)`.
+#[track_caller]
+pub fn linear_gelu(t: &mut Tape, x: impl Into<Operand>, w: Tensor, b: Tensor) -> Gelu {
+    let mut pre = None;
+    let value = record(t, x.into(), w, b, |t, y| {
+        let h = t.like(y);
+        pre = Some(h);
+        Epilogue::Gelu(h)
+    });
+    Gelu { pre: pre.expect("set above"), value }
+}
+
+/// Records `skip + scale (x wᵀ + b)`; `scale: [batch]` has a factor per sample (drop path), or is left out for 1.
+#[track_caller]
+pub fn linear_residual(
+    t: &mut Tape,
+    x: impl Into<Operand>,
+    w: Tensor,
+    b: Tensor,
+    skip: Tensor,
+    scale: Option<Tensor>,
+) -> Tensor {
+    let y = record(t, x.into(), w, b, |_, _| Epilogue::Residual { skip, scale });
+    t.expect_shape("skip", skip, &t.shape(y).to_vec());
+    if let Some(s) = scale {
+        t.expect_shape("scale", s, &t.shape(y)[..1].to_vec());
+    }
+    y
+}
+
+#[track_caller]
+fn record(
+    t: &mut Tape,
+    x: Operand,
+    w: Tensor,
+    b: Tensor,
+    epilogue: impl FnOnce(&mut Tape, Tensor) -> Epilogue,
+) -> Tensor {
+    let &[n, k] = t.shape(w) else { panic!("w must be a matrix, not {:?}", t.shape(w)) };
+    assert_eq!(t.shape(x.value).last(), Some(&k), "x has {:?}, w has {:?}", t.shape(x.value), [n, k]);
+    t.expect_shape("b", b, &[n]);
+    let mut shape = t.shape(x.value).to_vec();
+    let rows = t.len(x.value) / k;
+    *shape.last_mut().expect("x has an axis") = n;
+    let y = t.temp(&shape);
+    let epilogue = epilogue(t, y);
+    t.push(Linear { x, w, b, y, epilogue, rows, n, k });
+    y
+}
+
+/// What is done to a product before it is left.
+#[derive(Clone, Copy, Debug)]
+enum Epilogue {
+    Bias,
+    Gelu(Tensor),
+    Residual { skip: Tensor, scale: Option<Tensor> },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Linear {
+    x: Operand,
+    w: Tensor,
+    b: Tensor,
+    y: Tensor,
+    epilogue: Epilogue,
+    rows: usize,
+    n: usize,
+    k: usize,
+}
+
+impl Op for Linear {
+    fn io(&self) -> Io {
+        let mut io = Io::new([self.x.value, self.w, self.b], [self.y]);
+        match self.epilogue {
+            Epilogue::Bias => {}
+            Epilogue::Gelu(h) => io.writes.push(h),
+            Epilogue::Residual { skip, scale } => io.reads.extend([Some(skip), scale].into_iter().flatten()),
+        }
+        io
+    }
+    fn vjp(&self, d: &mut Adjoint) {
+        let dy = match self.epilogue {
+            Epilogue::Bias => d.of(self.y),
+            Epilogue::Residual { skip, scale } => d.of(self.y).map(|dy| {
+                d.add(skip, dy);
+                scale.map_or(dy, |s| super::drop_path(d.tape, dy, s))
+            }),
+            Epilogue::Gelu(h) => match d.of(self.y) {
+                None => d.of(h),
+                Some(dy) => {
+                    let (direct, dh) = (d.take(h), d.tape.like(h));
+                    d.tape.push(GeluGrad { h, dy, direct, dh });
+                    Some(dh)
+                }
+            },
+        };
+        let Some(dy) = dy else { return };
+        let &Linear { x, w, b, rows, n, k, .. } = self;
+        weight_grad(d, dy, x.value, w, b);
+        let into = x.pre.unwrap_or(x.value);
+        if d.wants(into) {
+            let dx = d.tape.like(into);
+            d.tape.push(LinearInputGrad { dy, w, pre: x.pre, dx, rows, n, k });
+            d.add(into, dx);
+        }
+    }
+    fn flops(&self) -> u64 {
+        flops(self.rows, self.n, self.k)
+    }
+}
+
+fn flops(m: usize, n: usize, k: usize) -> u64 {
+    2 * (m * n * k) as u64
+}
+
+impl<F: Real> Define<F> for Linear {
+    fn define(&self, m: &Mem<F>) {
+        let &Linear { rows, n, k, .. } = self;
+        let (x, w, b, y) = (m.read(self.x.value), m.read(self.w), m.read(self.b), m.write(self.y));
+        let product = |c: &mut [F]| {
+            gemm(
+                MatMut::rows(c, [rows, n]),
+                Mat::rows(x, [rows, k]),
+                Mat::rows(w, [n, k]).t(),
+                F::ONE,
+                Dst::Replace,
+                Threads::All,
+            );
+        };
+        let block = ROWS * n;
+        match self.epilogue {
+            Epilogue::Bias => {
+                product(y);
+                y.par_chunks_mut(block).for_each(|y| add_bias(y, b));
+            }
+            Epilogue::Gelu(h) => {
+                let h = m.write(h);
+                product(h);
+                (h.par_chunks_mut(block), y.par_chunks_mut(block)).into_par_iter().for_each(|(h, y)| {
+                    add_bias(h, b);
+                    gelu(h, y);
+                });
+            }
+            Epilogue::Residual { skip, scale } => {
+                product(y);
+                let (skip, scale) = (m.read(skip), scale.map(|s| m.read(s)));
+                let per_sample = scale.map_or(1, |s| rows / s.len());
+                y.par_chunks_mut(block).enumerate().for_each(|(i, y)| {
+                    let scale = |r: usize| scale.map_or(F::ONE, |s| s[(i * ROWS + r) / per_sample]);
+                    add_residual(y, b, row_block(skip, i, n), scale);
+                });
+            }
+        }
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn add_bias<F: Real>(y: &mut [F], b: &[F]) {
+    for y in y.chunks_exact_mut(b.len()) {
+        for (y, b) in y.iter_mut().zip(b) {
+            *y += *b;
+        }
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn add_residual<F: Real>(y: &mut [F], b: &[F], skip: &[F], scale: impl Fn(usize) -> F) {
+    for (r, (y, skip)) in y.chunks_exact_mut(b.len()).zip(skip.chunks_exact(b.len())).enumerate() {
+        let scale = scale(r);
+        for ((y, b), skip) in y.iter_mut().zip(b).zip(skip) {
+            *y = *skip + scale * (*y + *b);
+        }
+    }
+}
+
+#[multiversion(targets = "simd")]
+fn gelu<F: Real>(h: &[F], y: &mut [F]) {
+    for (y, &h) in y.iter_mut().zip(h) {
+        *y = F::of(0.5) * h * (F::ONE + (h * F::of(FRAC_1_SQRT_2)).erf());
+    }
+}
+
+/// `dy *= gelu'(h)`, where `gelu'(h) = Φ(h) + h φ(h)`.
+#[multiversion(targets = "simd")]
+fn times_gelu_slope<F: Real>(dy: &mut [F], h: &[F]) {
+    let density = F::of(1.0 / (2.0 * PI).sqrt());
+    for (dy, &h) in dy.iter_mut().zip(h) {
+        let cumulative = F::of(0.5) * (F::ONE + (h * F::of(FRAC_1_SQRT_2)).erf());
+        *dy = *dy * (cumulative + h * density * (F::of(-0.5) * h * h).exp());
+    }
+}
+
+/// `dh = dy gelu'(h) + direct`, for readers of a GELU's value that do not fold its slope in themselves; `direct`
+/// is what those that do have left.
+#[derive(Debug)]
+struct GeluGrad {
+    h: Tensor,
+    dy: Tensor,
+    direct: Option<Tensor>,
+    dh: Tensor,
+}
+
+impl Op for GeluGrad {
+    fn io(&self) -> Io {
+        Io::new([Some(self.h), Some(self.dy), self.direct], [self.dh])
+    }
+}
+
+impl<F: Real> Define<F> for GeluGrad {
+    fn define(&self, m: &Mem<F>) {
+        let (h, dy, dh) = (m.read(self.h), m.read(self.dy), m.write(self.dh));
+        dh.copy_from_slice(dy);
+        dh.par_chunks_mut(ROWS * 64)
+            .enumerate()
+            .for_each(|(i, dh)| times_gelu_slope(dh, row_block(h, i, 64)));
+        if let Some(direct) = self.direct.map(|t| m.read(t)) {
+            dh.iter_mut().zip(direct).for_each(|(dh, d)| *dh += *d);
+        }
+    }
+}
+
+/// `dx = dy w`, times `gelu'(pre)` where `x` was a GELU.
+#[derive(Debug)]
+struct LinearInputGrad {
+    dy: Tensor,
+    w: Tensor,
+    pre: Option<Tensor>,
+    dx: Tensor,
+    rows: usize,
+    n: usize,
+    k: usize,
+}
+
+impl Op for LinearInputGrad {
+    fn io(&self) -> Io {
+        Io::new([Some(self.dy), Some(self.w), self.pre], [self.dx])
+    }
+    fn flops(&self) -> u64 {
+        flops(self.rows, self.n, self.k)
+    }
+}
+
+impl<F: Real> Define<F> for LinearInputGrad {
+    fn define(&self, m: &Mem<F>) {
+        let &LinearInputGrad { rows, n, k, .. } = self;
+        let (dy, w, dx) = (m.read(self.dy), m.read(self.w), m.write(self.dx));
+        let (a, b) = (Mat::rows(dy, [rows, n]), Mat::rows(w, [n, k]));
+        gemm(MatMut::rows(dx, [rows, k]), a, b, F::ONE, Dst::Replace, Threads::All);
+        if let Some(h) = self.pre.map(|t| m.read(t)) {
+            dx.par_chunks_mut(ROWS * k)
+                .enumerate()
+                .for_each(|(i, dx)| times_gelu_slope(dx, row_block(h, i, k)));
+        }
+    }
+}
+
+/// Records `dw = dyᵀ x` and `db = sum over rows of dy`, for `dy: [rows, n]`, `x: [rows, k]`, `w` of `n k` elements.
+pub(super) fn weight_grad(d: &mut Adjoint, dy: Tensor, x: Tensor, w: Tensor, b: Tensor) {
+    let n = d.tape.len(b);
+    let k = d.tape.len(w) / n;
+    let rows = d.tape.len(dy) / n;
+    let (dw, db) = (d.tape.like(w), d.tape.like(b));
+    let partial = d.tape.temp(&[rows.div_ceil(ROWS), n]);
+    d.tape.push(LinearWeightGrad { dy, x, dw, db, partial, rows, n, k });
+    d.add(w, dw);
+    d.add(b, db);
+}
+
+/// `dw = dyᵀ x`, `db[j] = sum over i of dy[i, j]` by blocks of rows added in order.
+#[derive(Debug)]
+struct LinearWeightGrad {
+    dy: Tensor,
+    x: Tensor,
+    dw: Tensor,
+    db: Tensor,
+    partial: Tensor,
+    rows: usize,
+    n: usize,
+    k: usize,
+}
+
+impl Op for LinearWeightGrad {
+    fn io(&self) -> Io {
+        Io::new([self.dy, self.x], [self.dw, self.db, self.partial])
+    }
+    fn flops(&self) -> u64 {
+        flops(self.rows, self.n, self.k)
+    }
+}
+
+impl<F: Real> Define<F> for LinearWeightGrad {
+    fn define(&self, m: &Mem<F>) {
+        let &LinearWeightGrad { rows, n, k, .. } = self;
+        let (dy, x) = (m.read(self.dy), m.read(self.x));
+        let (dw, db, partial) = (m.write(self.dw), m.write(self.db), m.write(self.partial));
+        let (a, b) = (Mat::rows(dy, [rows, n]).t(), Mat::rows(x, [rows, k]));
+        gemm(MatMut::rows(dw, [n, k]), a, b, F::ONE, Dst::Replace, Threads::All);
+        dy.par_chunks(ROWS * n).zip(partial.par_chunks_mut(n)).for_each(|(dy, sum)| column_sum(dy, sum));
+        column_sum(partial, db);
+    }
+}
+
+/// `sum[j] = sum over i of x[i, j]`, in order of `i`.
+#[multiversion(targets = "simd")]
+pub(super) fn column_sum<F: Real>(x: &[F], sum: &mut [F]) {
+    sum.fill(F::ZERO);
+    for row in x.chunks_exact(sum.len()) {
+        for (sum, x) in sum.iter_mut().zip(row) {
+            *sum += *x;
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The recorded program, and what an operation is.
+use super::tensor::{Dtype, Info, Role, Tensor};
+use crate::machine::{Mem, Real};
+use std::{any::type_name, collections::BTreeMap, fmt, sync::Arc};
+
+/// One step of a program, forward or backward.
+///
+/// An operation is defined by loops that any machine can be held to ([`Define`]), and differentiated by recording
+/// more operations ([`vjp`](Op::vjp)). A machine with kernels of its own gets its launch beside these two, as a
+/// method of this trait.
+pub trait Op: Define<f32> + Define<f64> + fmt::Debug + Send + Sync {
+    /// The tensors it touches: the memory plan and the machines hold it to this list.
+    fn io(&self) -> Io;
+    /// Records the operations that carry gradients from its outputs to its inputs.
+    fn vjp(&self, _: &mut Adjoint) {}
+    /// Multiplications and additions in its matrix products.
+    fn flops(&self) -> u64 {
+        0
+    }
+    /// The operation's name, for traces and tables: the type's.
+    fn name(&self) -> &'static str {
+        let path = type_name::<Self>();
+        path.rsplit("::").next().unwrap_or(path)
+    }
+}
+
+/// The definition of an operation: what it computes, in `F`.
+pub trait Define<F: Real> {
+    /// Computes the outputs from the inputs.
+    fn define(&self, m: &Mem<F>);
+}
+
+/// A precision that recorded operations can be run in: `f32` or `f64`.
+pub trait Precision: Real {
+    /// Computes `op` by its definition in this precision.
+    fn define(op: &dyn Op, m: &Mem<Self>);
+}
+impl Precision for f32 {
+    fn define(op: &dyn Op, m: &Mem<f32>) {
+        Define::<f32>::define(op, m);
+    }
+}
+impl Precision for f64 {
+    fn define(op: &dyn Op, m: &Mem<f64>) {
+        Define::<f64>::define(op, m);
+    }
+}
+
+/// The tensors an operation touches.
+#[derive(Clone, Debug, Default)]
+pub struct Io {
+    /// Read, in any order.
+    pub reads: Vec<Tensor>,
+    /// Written, each in full; one that is read too is updated in place.
+    pub writes: Vec<Tensor>,
+}
+
+impl Io {
+    /// Reads and writes, with optional tensors left out when absent.
+    pub fn new<const R: usize, const W: usize>(
+        reads: [impl Into<Option<Tensor>> + Copy; R],
+        writes: [Tensor; W],
+    ) -> Self {
+        Io { reads: reads.into_iter().filter_map(Into::into).collect(), writes: writes.into() }
+    }
+}
+
+/// A straight-line program over tensors.
+#[derive(Clone, Default)]
+pub struct Tape {
+    tensors: Vec<Info>,
+    ops: Vec<Arc<dyn Op>>,
+}
+
+impl Tape {
+    fn tensor(&mut self, shape: &[usize], role: Role, dtype: Dtype, name: Option<String>) -> Tensor {
+        self.tensors.push(Info { shape: shape.to_vec(), dtype, role, name, part: None });
+        Tensor::at(self.tensors.len() - 1)
+    }
+    /// A tensor the host fills before a run.
+    pub fn input(&mut self, shape: &[usize]) -> Tensor {
+        self.tensor(shape, Role::Input, Dtype::Real, None)
+    }
+    /// A tensor of indices the host fills before a run.
+    pub fn indices(&mut self, shape: &[usize]) -> Tensor {
+        self.tensor(shape, Role::Input, Dtype::Index, None)
+    }
+    /// A trained tensor, with the name it has in checkpoints.
+    pub fn param(&mut self, name: impl Into<String>, shape: &[usize]) -> Tensor {
+        self.tensor(shape, Role::Param, Dtype::Real, Some(name.into()))
+    }
+    /// A named tensor that is not trained.
+    pub fn frozen(&mut self, name: impl Into<String>, shape: &[usize]) -> Tensor {
+        self.tensor(shape, Role::Frozen, Dtype::Real, Some(name.into()))
+    }
+    /// A tensor that operations update and that is kept between runs.
+    pub fn state(&mut self, name: impl Into<String>, shape: &[usize]) -> Tensor {
+        self.tensor(shape, Role::State, Dtype::Real, Some(name.into()))
+    }
+    /// A tensor some operation will write.
+    pub fn temp(&mut self, shape: &[usize]) -> Tensor {
+        self.tensor(shape, Role::Temp, Dtype::Real, None)
+    }
+    /// A temporary shaped like `t`.
+    pub fn like(&mut self, t: Tensor) -> Tensor {
+        let shape = self.shape(t).to_vec();
+        self.temp(&shape)
+    }
+    /// Makes `t` a part of `whole`, from element `at` on.
+    ///
+    /// # Panics
+    /// When `t` is a part already, or reaches past the end of `whole`.
+    #[track_caller]
+    pub fn place(&mut self, t: Tensor, whole: Tensor, at: usize) {
+        assert!(at + self.len(t) <= self.len(whole), "{t:?} does not fit in {whole:?} at {at}");
+        let part = &mut self.tensors[t.index()].part;
+        assert!(part.is_none(), "{t:?} is a part of another tensor already");
+        *part = Some((whole, at));
+    }
+    /// Gives `t` the name that traces and checks know it by, and returns it.
+    pub fn name(&mut self, t: Tensor, name: impl Into<String>) -> Tensor {
+        self.tensors[t.index()].name = Some(name.into());
+        t
+    }
+    /// Appends an operation.
+    pub fn push(&mut self, op: impl Op + 'static) {
+        self.ops.push(Arc::new(op));
+    }
+    /// The operations so far.
+    pub fn ops(&self) -> &[Arc<dyn Op>] {
+        &self.ops
+    }
+    /// The tensors so far, by [`Tensor::index`].
+    pub fn tensors(&self) -> &[Info] {
+        &self.tensors
+    }
+    /// What is known of `t`.
+    pub fn info(&self, t: Tensor) -> &Info {
+        &self.tensors[t.index()]
+    }
+    /// The shape of `t`.
+    pub fn shape(&self, t: Tensor) -> &[usize] {
+        &self.info(t).shape
+    }
+    /// How many elements `t` has.
+    pub fn len(&self, t: Tensor) -> usize {
+        self.info(t).len()
+    }
+    /// Whether nothing has been recorded.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+    /// All tensors with `role`, in the order they were recorded.
+    pub fn with_role(&self, role: Role) -> impl Iterator<Item = Tensor> + '_ {
+        (0..self.tensors.len()).map(Tensor::at).filter(move |&t| self.info(t).role == role)
+    }
+    /// The tensor that is called `name`.
+    pub fn named(&self, name: &str) -> Option<Tensor> {
+        (0..self.tensors.len()).map(Tensor::at).find(|&t| self.info(t).name.as_deref() == Some(name))
+    }
+    /// Asserts the shape of `t`.
+    #[track_caller]
+    pub fn expect_shape(&self, what: &str, t: Tensor, shape: &[usize]) {
+        assert_eq!(self.shape(t), shape, "shape of {what}");
+    }
+}
+
+/// The derivative under construction: what [`Op::vjp`] writes to.
+pub struct Adjoint<'t> {
+    /// Where the backward operations go.
+    pub tape: &'t mut Tape,
+    terms: BTreeMap<Tensor, Vec<Tensor>>,
+    wanted: Vec<bool>,
+}
+
+impl<'t> Adjoint<'t> {
+    /// A derivative that begins with gradients `seeds` of some tensors; `wanted` says, by tensor, whether any
+    /// parameter lies behind it.
+    pub fn new(tape: &'t mut Tape, seeds: &[(Tensor, Tensor)], wanted: Vec<bool>) -> Self {
+        let mut terms: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for &(t, gradient) in seeds {
+            terms.entry(t).or_default().push(gradient);
+        }
+        Adjoint { tape, terms, wanted }
+    }
+    /// The gradient of an output of the running operation; `None` when nothing depends on it.
+    pub fn of(&self, t: Tensor) -> Option<Tensor> {
+        self.terms.get(&t)?.first().copied()
+    }
+    /// Whether anyone needs the gradient of `t`.
+    pub fn wants(&self, t: Tensor) -> bool {
+        self.wanted[t.index()]
+    }
+    /// Takes one term that other readers of `t` have left, for a fused kernel to add to its own.
+    pub fn take(&mut self, t: Tensor) -> Option<Tensor> {
+        self.terms.get_mut(&t)?.pop()
+    }
+    /// Leaves a term of the gradient of `t`.
+    pub fn add(&mut self, t: Tensor, term: Tensor) {
+        if self.wants(t) {
+            self.terms.entry(t).or_default().push(term);
+        }
+    }
+    /// All terms of the gradient of `t`, taken out.
+    pub fn drain(&mut self, t: Tensor) -> Vec<Tensor> {
+        self.terms.remove(&t).unwrap_or_default()
+    }
+}
