@@ -9,3 +9,15 @@ pub mod error;
 // Mechanism: memory, arithmetic and random numbers; and one image. They know no operation.
 pub mod image;
 pub mod machine;
+
+// Training: settings, schedules, logs.
+pub mod train;
+
+// What trained models are worth.
+pub mod study;
+
+// Pictures and pages.
+pub mod report;
+
+// The commands.
+pub mod cli;

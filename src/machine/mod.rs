@@ -1,2 +1,4 @@
-//! Mechanism only: host memory, arithmetic and random numbers. Nothing here knows an operation.
+//! Mechanism only: host memory, arithmetic, random numbers, devices and whole files. Nothing here knows an operation.
+pub mod device;
 pub mod philox;
+pub mod whole_file;

@@ -1,0 +1,1 @@
+//! What people look at: pictures of what a model saw and made of it.
