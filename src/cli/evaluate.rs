@@ -70,3 +70,31 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(inputs: &[&std::path::Path], json: bool) -> Args {
+        Args { inputs: inputs.iter().map(|p| p.to_path_buf()).collect(), json }
+    }
+
+    #[test]
+    fn tables_and_run_folders_are_accepted_and_compared() {
+        let run_folder = tempfile::tempdir().unwrap();
+        let table = run_folder.path().join("predictions.csv");
+        std::fs::write(&table, "scan,subject,age,predicted_age\na,a,50,52\nb,b,60,57\n").unwrap();
+        for json in [false, true] {
+            assert_eq!(run(&args(&[run_folder.path(), &table], json)).unwrap(), ExitCode::SUCCESS);
+        }
+    }
+
+    #[test]
+    fn a_table_without_known_ages_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = folder.path().join("p.csv");
+        std::fs::write(&table, "scan,subject,predicted_age\na,a,52\n").unwrap();
+        let error = run(&args(&[&table], false)).unwrap_err().to_string();
+        assert!(error.contains("p.csv: 0 subject(s) with a known age"), "{error}");
+    }
+}

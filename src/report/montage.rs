@@ -1,7 +1,7 @@
 //! The picture of masked autoencoding: original, masked input, reconstruction and their difference, side by side.
 //!
-//! Neurological convention: the viewer's left is the subject's left, front and top are up; the letters at the edges of
-//! the originals say so (L, R, P, A). One grey window per sample, from its original, serves all of its columns, so
+//! Neurological convention: the viewer's left is the subject's left, front and top are up; the letters in the corners
+//! of the originals say so (L, R, P, A). One grey window per sample, from its original, serves all of its columns, so
 //! brightness can be compared; the difference is orange where the reconstruction is brighter and blue where darker.
 use std::{
     io::{Cursor, Write},
@@ -43,6 +43,7 @@ const COLUMNS: [&str; 4] = ["ORIGINAL", "MASKED", "RECONSTRUCTION", "DIFFERENCE"
 
 const PAGE: Rgb<u8> = Rgb([18, 18, 22]);
 const LABEL: Rgb<u8> = Rgb([150, 152, 160]);
+const MARK: Rgb<u8> = Rgb([235, 200, 120]);
 /// Hidden patches: unlike any grey of the image.
 const HIDDEN: Rgb<u8> = Rgb([44, 50, 66]);
 /// Pixels between cells, and between samples.
@@ -83,7 +84,13 @@ pub fn draw(samples: &[Sample], dims: [usize; 3], slices: usize) -> RgbImage {
         let shift = |at: usize| difference((sample.reconstruction[at] - sample.original[at]) / (high - low));
         for plane in &PLANES {
             let indent = gutter - MARGIN - letters::width(plane.name);
-            letters::draw(&mut picture, plane.name, indent, y + size(plane.up) / 2, LABEL);
+            letters::draw(
+                &mut picture,
+                plane.name,
+                indent,
+                y + (size(plane.up) - letters::HEIGHT) / 2,
+                LABEL,
+            );
             for i in 0..slices {
                 let slice = dims[plane.through] * (i + 1) / (slices + 1);
                 let x = |c: u32| gutter + c * column + (column - GAP - size(plane.across)) / 2;
@@ -102,10 +109,12 @@ pub fn draw(samples: &[Sample], dims: [usize; 3], slices: usize) -> RgbImage {
                 cell(1, &|at| grey(sample.masked[at]));
                 cell(2, &|at| grey(sample.reconstruction[at]));
                 cell(3, &shift);
-                let middle = y + (size(plane.up) - letters::HEIGHT) / 2;
                 let right = x(0) + size(plane.across) - letters::width("R") - GAP;
-                letters::draw(&mut picture, plane.ends[0], x(0) + GAP, middle, LABEL);
-                letters::draw(&mut picture, plane.ends[1], right, middle, LABEL);
+                for (end, x) in plane.ends.into_iter().zip([x(0) + GAP, right]) {
+                    // A shadow keeps the letter legible over bright skin.
+                    letters::draw(&mut picture, end, x + 1, y + GAP + 1, Rgb([0; 3]));
+                    letters::draw(&mut picture, end, x, y + GAP, MARK);
+                }
                 y += size(plane.up) + GAP;
             }
         }

@@ -6,7 +6,8 @@ use std::{collections::BTreeMap, fmt};
 
 use super::{
     Error,
-    bootstrap::{Estimate, RESAMPLES, mean_over_subjects, quantile},
+    bootstrap::{Estimate, RESAMPLES, mean_over_subjects},
+    statistics::{correlation, mean, median, ranks, sum_of_products},
 };
 
 /// One scan of a person of known age.
@@ -169,42 +170,6 @@ fn decades(rows: &[Row]) -> Vec<Decade> {
             Decade { from, scans: gap.len(), mae, bias: mean(&gap) }
         })
         .collect()
-}
-
-fn mean(x: &[f64]) -> f64 {
-    x.iter().sum::<f64>() / x.len() as f64
-}
-
-fn median(x: &[f64]) -> f64 {
-    let mut ascending = x.to_vec();
-    ascending.sort_unstable_by(f64::total_cmp);
-    quantile(&ascending, 0.5)
-}
-
-/// Σ (x - mean x)(y - mean y).
-fn sum_of_products(x: &[f64], y: &[f64]) -> f64 {
-    let (mean_x, mean_y) = (mean(x), mean(y));
-    x.iter().zip(y).map(|(x, y)| (x - mean_x) * (y - mean_y)).sum()
-}
-
-/// Pearson's r; NaN when `x` or `y` is constant.
-fn correlation(x: &[f64], y: &[f64]) -> f64 {
-    sum_of_products(x, y) / (sum_of_products(x, x) * sum_of_products(y, y)).sqrt()
-}
-
-/// Ranks from 1; equal values share the mean of theirs.
-fn ranks(x: &[f64]) -> Vec<f64> {
-    let mut order: Vec<usize> = (0..x.len()).collect();
-    order.sort_by(|&a, &b| x[a].total_cmp(&x[b]));
-    let mut ranks = vec![0.0; x.len()];
-    let mut before = 0;
-    for tied in order.chunk_by(|&a, &b| x[a] == x[b]) {
-        for &i in tied {
-            ranks[i] = before as f64 + (tied.len() + 1) as f64 / 2.0;
-        }
-        before += tied.len();
-    }
-    ranks
 }
 
 impl fmt::Display for Report {

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
+use super::statistics::quantile;
 use crate::machine::philox::{Philox, Purpose};
 
 /// How often the subjects are resampled.
@@ -51,22 +52,9 @@ pub fn mean_over_subjects<'a>(values: impl IntoIterator<Item = (&'a str, f64)>, 
     Estimate { value, low: quantile(&means, 0.025), high: quantile(&means, 0.975) }
 }
 
-/// The `q`-quantile (0..=1) of ascending values, interpolated linearly between neighbours as numpy's default does.
-pub fn quantile(ascending: &[f64], q: f64) -> f64 {
-    let at = q * (ascending.len() - 1) as f64;
-    let below = ascending[at.floor() as usize];
-    below + (ascending[at.ceil() as usize] - below) * at.fract()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn quantiles_interpolate_as_numpy_does() {
-        let x = [1.0, 2.0, 4.0, 8.0];
-        assert_eq!([0.0, 0.5, 0.75, 1.0].map(|q| quantile(&x, q)), [1.0, 3.0, 5.0, 8.0]);
-    }
 
     #[test]
     fn the_interval_of_independent_values_is_the_normal_one() {

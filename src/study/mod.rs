@@ -4,6 +4,7 @@ pub mod age_metrics;
 pub mod bootstrap;
 pub mod paired;
 pub mod predictions;
+mod statistics;
 
 use std::path::PathBuf;
 

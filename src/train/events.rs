@@ -15,9 +15,9 @@ pub(super) struct EventFile {
 }
 
 impl EventFile {
-    /// Starts a file of its own in `folder`. With `restart`, TensorBoard forgets what earlier files say of that step
-    /// and of later ones.
-    pub(super) fn create(folder: &Path, restart: Option<u64>) -> Result<Self, FileError> {
+    /// Starts a file of its own in `folder`. TensorBoard forgets what earlier files there say of step `first` and of
+    /// later ones.
+    pub(super) fn create(folder: &Path, first: u64) -> Result<Self, FileError> {
         let now = now();
         // TensorBoard reads a folder's files in order of name; nanoseconds keep the order and the names apart.
         let name = format!("events.out.tfevents.{:010}.{:09}", now.as_secs(), now.subsec_nanos());
@@ -25,11 +25,8 @@ impl EventFile {
         let file = File::create_new(&path).on_file("create", &path)?;
         let mut events = EventFile { path, file };
         events.write(&record(&field(3, b"brain.Event:2")))?;
-        if let Some(step) = restart {
-            // 7 = session_log { 1 status: START = 1 }
-            let start = [step_field(step), field(7, &[1 << 3, 1])].concat();
-            events.write(&record(&start))?;
-        }
+        // 7 = session_log { 1 status: START = 1 }
+        events.write(&record(&[step_field(first), field(7, &[1 << 3, 1])].concat()))?;
         Ok(events)
     }
 
@@ -132,7 +129,7 @@ mod tests {
     #[test]
     fn events_are_framed_checked_and_decodable() {
         let folder = tempfile::tempdir().unwrap();
-        let mut events = EventFile::create(folder.path(), Some(300)).unwrap();
+        let mut events = EventFile::create(folder.path(), 300).unwrap();
         events.scalars(300, &[("loss", 0.5), ("learning_rate", 1e-3)]).unwrap();
         let file = std::fs::read(&events.path).unwrap();
 

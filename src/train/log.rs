@@ -22,14 +22,14 @@ pub struct Log {
 }
 
 impl Log {
-    /// Starts an empty log in `folder`, which exists.
+    /// Starts an empty log in `folder`, which exists; an earlier log there is replaced.
     ///
     /// # Errors
     /// [`FileError`] when a file cannot be created.
     pub fn create(folder: &Path) -> Result<Log, FileError> {
         let path = folder.join("metrics.jsonl");
         let lines = File::create(&path).on_file("create", &path)?;
-        Ok(Log { path, lines, events: EventFile::create(folder, None)? })
+        Ok(Log { path, lines, events: EventFile::create(folder, 0)? })
     }
 
     /// Goes on with the log of a run that resumes after `step`: what was logged beyond it is dropped, as it will be
@@ -46,7 +46,7 @@ impl Log {
         let kept = up_to(&text, step).on_file("resume", &path)?;
         write_whole(&path, |file| file.write_all(kept.as_bytes()))?;
         let lines = File::options().append(true).open(&path).on_file("write", &path)?;
-        Ok(Log { path, lines, events: EventFile::create(folder, Some(step + 1))? })
+        Ok(Log { path, lines, events: EventFile::create(folder, step + 1)? })
     }
 
     /// Logs values of `step` by name; JSON has `null` for one that is not finite.
