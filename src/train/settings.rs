@@ -123,13 +123,15 @@ impl<T: DeserializeOwned> Layers<T> {
     fn overlay_set(&mut self, set: &str) -> Result<(), Error> {
         let (key, text) = set.split_once('=').ok_or_else(|| Error::Form(set.to_owned()))?;
         let (key, text) = (key.trim(), text.trim());
-        let is_text = matches!(find(&self.table, key), Some(Value::String(_)));
-        let value = match text.parse::<Value>() {
-            Ok(value) if value.is_str() || !is_text => value,
-            // `--set name=2024` for a setting that is a string, and words that are not TOML.
-            _ => Value::String(text.to_owned()),
-        };
-        self.set(key, value, &format!("--set {set}"))
+        let at = format!("--set {set}");
+        let word = Value::String(text.to_owned());
+        match text.parse::<Value>() {
+            // A setting that is a string takes `--set name=2024`, too.
+            Ok(value) => {
+                self.set(key, value, &at).or_else(|error| self.set(key, word, &at).map_err(|_| error))
+            }
+            Err(_) => self.set(key, word, &at),
+        }
     }
 
     /// Sets one value and tries the whole: so what serde says is about this value.
@@ -258,10 +260,11 @@ mod tests {
     fn values_are_toml_or_bare_words() {
         let s = layered(
             "train.schedule = 'constant'",
-            &["name=2024", "train.clip=1", "train={axes=[], rate=0.5}"],
+            &["name=2024", "resume=1", "train.clip=1", "train={axes=[], rate=0.5}"],
         )
         .unwrap();
-        assert_eq!((s.name.as_str(), s.train.clip, s.train.rate), ("2024", Some(1.0), 0.5));
+        assert_eq!((s.name.as_str(), s.resume.as_deref()), ("2024", Some("1")));
+        assert_eq!((s.train.clip, s.train.rate), (Some(1.0), 0.5));
         assert_eq!((s.train.axes.len(), s.train.epochs, s.train.schedule), (0, 800, Schedule::Constant));
     }
 
