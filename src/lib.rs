@@ -23,5 +23,15 @@ pub mod program;
 // The models.
 pub mod model;
 
-// Every operation and tiny models, at the shapes they are checked and timed at.
+// Every operation and tiny models, at the shapes they are checked and timed at; training.
 pub mod cases;
+pub mod train;
+
+// What trained models are worth.
+pub mod study;
+
+// Pictures and pages.
+pub mod report;
+
+// The commands.
+pub mod cli;

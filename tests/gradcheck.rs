@@ -8,7 +8,11 @@ fn every_case_is_within_its_bounds() {
         let outcome = check(&case);
         println!(
             "{:40} {:45} {:>9.1e} {:>5} {:>9.1e}",
-            outcome.name, outcome.shape, outcome.gradient.unwrap_or(0.0), outcome.derivatives, outcome.f32
+            outcome.name,
+            outcome.shape,
+            outcome.gradient.unwrap_or(0.0),
+            outcome.derivatives,
+            outcome.f32
         );
         if !outcome.passed() {
             failed.push(outcome);

@@ -1,6 +1,7 @@
-//! Mechanism only: host memory, arithmetic, matrix products and random numbers. Nothing here knows an operation;
-//! operations (`ops/`) are written in terms of what is here.
+//! Mechanism only: host memory, arithmetic, matrix products, random numbers and devices. Nothing here knows an
+//! operation; operations (`ops/`) are written in terms of what is here.
 pub mod cpu;
+pub mod device;
 pub mod gemm;
 pub mod philox;
 pub mod real;

@@ -1,0 +1,3 @@
+//! The commands, a file each; their doc comments are the help.
+pub mod doctor;
+pub mod evaluate;
