@@ -6,10 +6,12 @@
 use crate::machine::{Mem, Real};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use libm::erf;
+use serde::{Deserialize, Serialize};
 use std::f64::consts::FRAC_1_SQRT_2;
 
 /// Equal age bins for a soft label.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Bins {
     /// Centre of the first bin, in the unit of the target.
     pub first: f64,
@@ -47,7 +49,8 @@ fn log_sum_exp(x: impl Iterator<Item = f64> + Clone) -> f64 {
 }
 
 /// How far a prediction is from the age.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AgeLoss {
     /// `|pred - age|`.
     L1,

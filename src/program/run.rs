@@ -102,18 +102,19 @@ impl<F: Precision> Cpu<F> {
     }
     /// Parameters and frozen tensors by name.
     pub fn weights(&self) -> Arrays<F> {
-        self.named(&[Role::Param, Role::Frozen])
+        let array = |t: Tensor| {
+            let info = self.tape.info(t);
+            let name = info.name.clone().expect("weights have names");
+            (name, Array { shape: info.shape.clone(), data: self.read(t).to_vec() })
+        };
+        self.tape.with_role(Role::Param).chain(self.tape.with_role(Role::Frozen)).map(array).collect()
     }
-    /// Tensors of some roles by name.
-    fn named(&self, roles: &[Role]) -> Arrays<F> {
-        let mut arrays = Arrays::default();
-        for &role in roles {
-            for t in self.tape.with_role(role) {
-                let info = self.tape.info(t);
-                let name = info.name.clone().expect("kept tensors have names");
-                arrays.insert(name, Array { shape: info.shape.clone(), data: self.read(t).to_vec() });
-            }
+    /// Writes all of `arrays`, each into the tensor of its name.
+    #[track_caller]
+    pub fn load(&mut self, arrays: &Arrays<F>) {
+        for (name, array) in arrays {
+            let t = self.tape.named(name).unwrap_or_else(|| panic!("no tensor is called {name}"));
+            self.write(t, &array.data);
         }
-        arrays
     }
 }

@@ -1,5 +1,17 @@
-//! What surrounds a training run: its settings, its schedule and its log.
+//! Training: settings, the loop that pretraining and fine-tuning share, checkpoints and logs; and what a trained
+//! model is asked for: ages, features, reconstructions.
+pub mod checkpoint;
+pub mod config;
+mod error;
 mod events;
+pub mod finetune;
+pub mod infer;
 pub mod log;
+pub mod optimise;
+pub mod pretrain;
 pub mod schedule;
+pub mod session;
 pub mod settings;
+
+pub use checkpoint::{Card, Checkpoint};
+pub use error::Error;

@@ -1,0 +1,114 @@
+//! What a trained model is asked for: ages and features of prepared volumes.
+use super::Error;
+use super::checkpoint::{Checkpoint, Head, Task};
+use crate::data::Cache;
+use crate::model::{Encoder, brain_age, brain_age::BrainAge};
+use crate::ops::AgeLoss;
+use crate::program::Cpu;
+use crate::tape::Tape;
+use half::slice::HalfFloatSliceExt;
+
+/// Volumes that are computed together.
+const BATCH: usize = 8;
+
+/// An encoder over whole volumes.
+struct Forward {
+    cpu: Cpu<f32>,
+    inputs: brain_age::Recorded,
+    batch: usize,
+}
+
+impl Forward {
+    fn new(checkpoint: &Checkpoint, encoder: Encoder, loss: AgeLoss, new: &[&str]) -> Result<Self, Error> {
+        let mut tape = Tape::default();
+        let inputs = BrainAge { encoder, loss }.record(&mut tape, BATCH, false);
+        let mut cpu = Cpu::new(tape, &[inputs.features, inputs.pred]);
+        checkpoint.load_into(&mut cpu, new)?;
+        let tokens = encoder.patches().tokens() as u32;
+        cpu.write_indices(inputs.ids, &(0..BATCH).flat_map(|_| 0..tokens).collect::<Vec<u32>>());
+        Ok(Forward { cpu, inputs, batch: BATCH })
+    }
+    /// Computes `count` volumes, which `fill` writes by number, and calls `take` with each one's number and the
+    /// machine's outputs for it: features and predictions.
+    fn each(&mut self, count: usize, fill: impl Fn(usize, &mut [f32]), mut take: impl FnMut(&[f32], &[f32])) {
+        for from in (0..count).step_by(self.batch) {
+            let to = (from + self.batch).min(count);
+            let volumes = self.cpu.input(self.inputs.volume);
+            let len = volumes.len() / self.batch;
+            // The rest of a last batch keeps what was there before: its outputs are not read.
+            volumes.chunks_exact_mut(len).zip(from..to).for_each(|(volume, i)| fill(i, volume));
+            self.cpu.run();
+            let (features, pred) = (self.cpu.read(self.inputs.features), self.cpu.read(self.inputs.pred));
+            let (dim, outputs) = (features.len() / self.batch, pred.len() / self.batch);
+            features.chunks_exact(dim).zip(pred.chunks_exact(outputs)).take(to - from).for_each(|(f, p)| take(f, p));
+        }
+    }
+}
+
+/// A brain-age model, ready to predict.
+pub struct AgePredictor {
+    forward: Forward,
+    head: Head,
+}
+
+impl AgePredictor {
+    /// From a fine-tuned model.
+    ///
+    /// # Errors
+    /// A model that does not predict ages, or whose weights do not fit.
+    pub fn new(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let Task::BrainAge { encoder, head } = checkpoint.card.task else {
+            let reason = "it is a pretrained model, which predicts no ages; fine-tune it first".to_owned();
+            return Err(Error::Checkpoint { path: checkpoint.path.clone(), reason });
+        };
+        Ok(AgePredictor { forward: Forward::new(checkpoint, encoder, head.loss, &[])?, head })
+    }
+    /// Ages in years of `count` volumes, which `fill` writes by number. A volume is predicted as it is and mirrored,
+    /// and the mean of the two is taken: sides were exchanged at random in training too.
+    pub fn predict(&mut self, grid: [usize; 3], count: usize, fill: impl Fn(usize, &mut [f32])) -> Vec<f64> {
+        let mut years = Vec::with_capacity(2 * count);
+        let both = |i: usize, volume: &mut [f32]| {
+            fill(i / 2, volume);
+            if i % 2 == 1 {
+                mirror(volume, grid);
+            }
+        };
+        self.forward.each(2 * count, both, |_, outputs| years.push(self.head.years(outputs)));
+        years.as_chunks::<2>().0.iter().map(|[a, b]| 0.5 * (a + b)).collect()
+    }
+    /// Ages in years of rows of a cache.
+    pub fn predict_rows(&mut self, cache: &Cache, rows: &[usize]) -> Vec<f64> {
+        self.predict(cache.grid(), rows.len(), |i, volume| cache.volume(rows[i]).convert_to_f32_slice(volume))
+    }
+}
+
+/// Exchanges left and right of a volume `[x][y][z]`.
+fn mirror(volume: &mut [f32], [nx, ny, nz]: [usize; 3]) {
+    let slab = ny * nz;
+    for x in 0..nx / 2 {
+        let (front, back) = volume.split_at_mut((nx - 1 - x) * slab);
+        front[x * slab..][..slab].swap_with_slice(&mut back[..slab]);
+    }
+}
+
+/// An encoder, ready to give features: the mean of its patch tokens.
+pub struct Embedder {
+    forward: Forward,
+}
+
+impl Embedder {
+    /// From a pretrained or a fine-tuned model.
+    ///
+    /// # Errors
+    /// Weights that do not fit.
+    pub fn new(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let new = ["fc_norm.", "head."];
+        Ok(Embedder { forward: Forward::new(checkpoint, checkpoint.card.task.encoder(), AgeLoss::L1, &new)? })
+    }
+    /// Features `[D]` of each of `count` volumes, which `fill` writes by number.
+    pub fn embed(&mut self, count: usize, fill: impl Fn(usize, &mut [f32])) -> Vec<Vec<f32>> {
+        let mut all = Vec::with_capacity(count);
+        self.forward.each(count, fill, |features, _| all.push(features.to_vec()));
+        all
+    }
+}

@@ -1,0 +1,131 @@
+//! The half of a training step that follows the loss: backward, accumulation, clipping, AdamW, moving average.
+use crate::machine::Real;
+use crate::ops::optimiser::{AdamConstants, Clip, Moments, accumulate, adamw, ema, grad_norm};
+use crate::program::{Array, Arrays, Cpu, Flat, backward, flatten};
+use crate::tape::{Precision, Tape, Tensor};
+
+/// How parameters are updated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Recipe {
+    /// Decay rates of the two moments.
+    pub betas: [f64; 2],
+    /// Decoupled decay of everything but biases and norm weights.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this norm; infinite for never.
+    pub clip: f64,
+    /// Decay of the moving average of the parameters; 0 for none.
+    pub ema: f64,
+    /// Batches whose gradients are averaged into one update.
+    pub accumulate: usize,
+}
+
+/// A recorded optimiser: operations `0..forward` compute the loss, those to `update` its gradients, the rest the
+/// update.
+#[derive(Debug)]
+pub struct Optimiser {
+    recipe: Recipe,
+    forward: usize,
+    update: usize,
+    flat: Flat,
+    moments: Moments,
+    average: Option<(Tensor, Tensor)>, // the average, its decay
+    sum: Option<(Tensor, Tensor)>,     // accumulated gradients, what to keep of them
+    dloss: Tensor,
+    schedule: Tensor,
+    clip: Clip,
+}
+
+impl Optimiser {
+    /// Records the optimiser of `loss`; `rate` gives the factor of a parameter's learning rate, by name.
+    pub fn record(t: &mut Tape, loss: Tensor, recipe: Recipe, rate: impl Fn(&str) -> f64) -> Self {
+        let forward = t.ops().len();
+        let dloss = t.input(&[]);
+        let gradients = backward(t, &[(loss, dloss)]);
+        let flat = flatten(t, &gradients);
+        let len = t.len(flat.params);
+        let sum = (recipe.accumulate > 1).then(|| {
+            let (sum, keep) = (t.state("sum", &[len]), t.input(&[]));
+            accumulate(t, flat.grads, sum, keep);
+            (sum, keep)
+        });
+        let update = t.ops().len();
+        let grads = sum.map_or(flat.grads, |s| s.0);
+        let clip = grad_norm(t, grads, recipe.clip);
+        let moments = Moments { params: flat.params, grads, m: t.state("m", &[len]), v: t.state("v", &[len]) };
+        let schedule = t.input(&[3]);
+        let ranges = flat.ranges(t, |name, shape| {
+            let decays = shape.len() > 1 && !name.ends_with(".bias");
+            (if decays { recipe.weight_decay } else { 0.0 }, rate(name))
+        });
+        adamw(t, moments, clip.factor, schedule, AdamConstants { betas: recipe.betas, eps: 1e-8 }, ranges);
+        let average = (recipe.ema > 0.0).then(|| {
+            let (average, decay) = (t.state("average", &[len]), t.input(&[]));
+            ema(t, flat.params, average, decay);
+            (average, decay)
+        });
+        Optimiser { recipe, forward, update, flat, moments, average, sum, dloss, schedule, clip }
+    }
+    /// Temporaries that this reads after a run.
+    pub fn kept(&self) -> Vec<Tensor> {
+        vec![self.clip.norm]
+    }
+    /// Computes the loss alone.
+    pub fn evaluate<F: Precision>(&self, cpu: &mut Cpu<F>) {
+        cpu.run_ops(0..self.forward);
+    }
+    /// Computes the loss and its gradients for batch number `batch` of those that make one update.
+    pub fn differentiate<F: Precision>(&self, cpu: &mut Cpu<F>, batch: usize) {
+        cpu.write(self.dloss, &[F::of(1.0 / self.recipe.accumulate as f64)]);
+        if let Some((_, keep)) = self.sum {
+            cpu.write(keep, &[if batch == 0 { F::ZERO } else { F::ONE }]);
+        }
+        cpu.run_ops(0..self.update);
+    }
+    /// Updates the parameters at learning rate `rate`, as update number `step` (from 0). Returns the gradient norm.
+    pub fn update<F: Precision>(&self, cpu: &mut Cpu<F>, step: u64, rate: f64) -> f64 {
+        let t = (step + 1) as f64;
+        let [m, v] = self.recipe.betas.map(|b| 1.0 - b.powf(t));
+        cpu.write(self.schedule, &[rate, m, v].map(F::of));
+        if let Some((average, decay)) = self.average {
+            if step == 0 {
+                let params = cpu.read(self.flat.params).to_vec();
+                cpu.write(average, &params);
+            }
+            // Short at first, so that the average forgets the random start.
+            cpu.write(decay, &[F::of(self.recipe.ema.min((1.0 + t) / (10.0 + t)))]);
+        }
+        cpu.run_ops(self.update..cpu.tape().ops().len());
+        cpu.read(self.clip.norm)[0].f64()
+    }
+    /// Runs `f` with the averaged parameters in place of the current ones, where an average is kept.
+    pub fn averaged<F: Precision, R>(&self, cpu: &mut Cpu<F>, f: impl FnOnce(&mut Cpu<F>) -> R) -> R {
+        let Some((average, _)) = self.average else { return f(cpu) };
+        let params = cpu.read(self.flat.params).to_vec();
+        let average = cpu.read(average).to_vec();
+        cpu.write(self.flat.params, &average);
+        let result = f(cpu);
+        cpu.write(self.flat.params, &params);
+        result
+    }
+    /// What has to be kept to go on later, beside the weights: moments and average, flat, by name.
+    pub fn state(&self, cpu: &Cpu<f32>) -> Arrays<f32> {
+        let array = |(name, t): (&str, Tensor)| {
+            let data = cpu.read(t).to_vec();
+            (format!("optimiser.{name}"), Array { shape: vec![data.len()], data })
+        };
+        self.states().into_iter().map(array).collect()
+    }
+    /// Takes up a state of [`state`](Self::state); `Err` names an array that is missing or of another length.
+    pub fn restore(&self, cpu: &mut Cpu<f32>, state: &Arrays<f32>) -> Result<(), String> {
+        for (name, t) in self.states() {
+            let name = format!("optimiser.{name}");
+            let array = state.get(&name).filter(|a| a.data.len() == cpu.read(t).len()).ok_or(name)?;
+            cpu.write(t, &array.data);
+        }
+        Ok(())
+    }
+    fn states(&self) -> Vec<(&'static str, Tensor)> {
+        let average = self.average.map(|(t, _)| ("average", t));
+        [("m", self.moments.m), ("v", self.moments.v)].into_iter().chain(average).collect()
+    }
+}

@@ -1,0 +1,229 @@
+//! The loop that pretraining and fine-tuning share: epochs in random order, updates, a watched loss, checkpoints.
+//!
+//! Everything random is drawn by (seed, purpose, step, sample), so a run that goes on from a checkpoint computes the
+//! same bits as one that was never stopped.
+use super::checkpoint::{Card, Checkpoint, Progress};
+use super::config::Training;
+use super::log::Log;
+use super::optimise::Optimiser;
+use super::{Error, schedule::learning_rate};
+use crate::machine::philox::{Philox, Purpose};
+use crate::program::Cpu;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What a batch is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draw {
+    /// To learn from: changed at random, by the number of its batch.
+    Learn(u64),
+    /// To watch the loss on: the same every time.
+    Watch,
+}
+
+/// What differs between pretraining and fine-tuning.
+pub trait Job {
+    /// Fills the inputs with these rows of the cache, as many as the batch holds.
+    fn fill(&self, cpu: &mut Cpu<f32>, rows: &[usize], draw: Draw);
+    /// The loss of each sample of the batch, as the last run left it.
+    fn sample_losses(&self, cpu: &Cpu<f32>) -> Vec<f64>;
+    /// How a row is called in messages.
+    fn row_name(&self, row: usize) -> String;
+    /// What a model file of this run says of itself.
+    fn card(&self, progress: Progress) -> Card;
+}
+
+/// One run: a job on some rows, in a folder.
+pub struct Session<'a> {
+    /// What is trained.
+    pub job: &'a dyn Job,
+    /// How its parameters are updated.
+    pub optimiser: &'a Optimiser,
+    /// Schedule and seed.
+    pub training: &'a Training,
+    /// Scans in a batch.
+    pub batch: usize,
+    /// Rows to learn from.
+    pub rows: &'a [usize],
+    /// Rows to watch the loss on.
+    pub watched: &'a [usize],
+    /// Where checkpoints and logs go.
+    pub folder: &'a Path,
+    /// How the run is called beside its progress bar.
+    pub title: &'a str,
+}
+
+impl Session<'_> {
+    /// Updates in an epoch: batches that are not full are left out, in another random order every epoch.
+    fn updates(&self) -> u64 {
+        (self.rows.len() / (self.batch * self.training.accumulate)).max(1) as u64
+    }
+    /// Runs to the last epoch, or until the watched loss has not fallen for too long; from the last checkpoint if
+    /// `resume` is set and there is one.
+    ///
+    /// # Errors
+    /// A loss that is not finite; files that cannot be written, or a checkpoint that does not fit.
+    pub fn run(&self, cpu: &mut Cpu<f32>, resume: bool) -> Result<Progress, Error> {
+        let mut progress = Progress::default();
+        let last = self.folder.join("last.safetensors");
+        if resume && last.exists() {
+            let checkpoint = Checkpoint::read(&last)?;
+            checkpoint.load_into(cpu, &[])?;
+            self.optimiser.restore(cpu, &checkpoint.arrays).map_err(|name| Error::Checkpoint {
+                path: last.clone(),
+                reason: format!("`{name}` is missing or does not fit: was it written with other settings?"),
+            })?;
+            progress = checkpoint.card.progress;
+        }
+        let mut log = match progress.steps {
+            0 => Log::create(self.folder)?,
+            done => Log::resume(self.folder, done - 1)?,
+        };
+        let bar = Bar::new(self.title, self.training.epochs, self.updates(), progress);
+        for epoch in progress.epochs..self.training.epochs {
+            if self.out_of_patience(&progress) {
+                break;
+            }
+            let loss = self.epoch(cpu, epoch, &mut progress, &mut log, &bar)?;
+            let watched = self.watch(cpu);
+            if let Some(watched) = watched {
+                log.write(progress.steps - 1, &[("epoch", epoch as f64 + 1.0), ("watched_loss", watched)])?;
+            }
+            progress.epochs = epoch + 1;
+            let better = watched.is_some_and(|w| progress.best.is_none_or(|best| w < best));
+            if better {
+                (progress.best, progress.best_epoch) = (watched, epoch + 1);
+            }
+            let checkpoint = progress.epochs == self.training.epochs
+                || progress.epochs.is_multiple_of(self.training.checkpoint_epochs)
+                || self.out_of_patience(&progress);
+            if better || (watched.is_none() && checkpoint) {
+                self.write_model(cpu, progress)?;
+            }
+            if checkpoint {
+                let mut arrays = cpu.weights();
+                arrays.extend(self.optimiser.state(cpu));
+                Checkpoint::write(&last, &self.job.card(progress), &arrays)?;
+            }
+            bar.epoch(progress, loss, watched);
+        }
+        bar.finish();
+        Ok(progress)
+    }
+    fn out_of_patience(&self, progress: &Progress) -> bool {
+        let patience = self.training.patience;
+        patience > 0 && progress.best.is_some() && progress.epochs >= progress.best_epoch + patience
+    }
+    /// One epoch of updates; returns its mean loss.
+    fn epoch(
+        &self,
+        cpu: &mut Cpu<f32>,
+        epoch: usize,
+        progress: &mut Progress,
+        log: &mut Log,
+        bar: &Bar,
+    ) -> Result<f64, Error> {
+        let (training, updates) = (self.training, self.updates());
+        let total = updates * training.epochs as u64;
+        let warmup = (training.warmup_epochs * updates as f64).round() as u64;
+        let mut order = self.rows.to_vec();
+        Philox::new(training.seed, Purpose::Shuffle, epoch as u64, 0).shuffle(&mut order);
+        let mut order = order.iter().copied().cycle();
+        let mut sum = 0.0;
+        for _ in 0..updates {
+            let (step, start) = (progress.steps, Instant::now());
+            let mut loss = 0.0;
+            for batch in 0..training.accumulate {
+                let rows: Vec<usize> = order.by_ref().take(self.batch).collect();
+                let draw = Draw::Learn(step * training.accumulate as u64 + batch as u64);
+                self.job.fill(cpu, &rows, draw);
+                self.optimiser.differentiate(cpu, batch);
+                loss += self.finite_loss(cpu, &rows, step)? / training.accumulate as f64;
+            }
+            let rate = learning_rate(step, total, warmup, training.lr, training.min_lr);
+            let norm = self.optimiser.update(cpu, step, rate);
+            log.write(step, &[("loss", loss), ("lr", rate), ("grad_norm", norm)])?;
+            bar.update(loss, self.batch * training.accumulate, start.elapsed());
+            progress.steps += 1;
+            sum += loss;
+        }
+        Ok(sum / updates as f64)
+    }
+    /// The batch's mean loss, or an error that names the scans it is not finite for.
+    fn finite_loss(&self, cpu: &Cpu<f32>, rows: &[usize], step: u64) -> Result<f64, Error> {
+        let losses = self.job.sample_losses(cpu);
+        let loss = losses.iter().sum::<f64>() / losses.len() as f64;
+        if loss.is_finite() {
+            return Ok(loss);
+        }
+        let bad: Vec<usize> = (0..rows.len()).filter(|&i| !losses[i].is_finite()).map(|i| rows[i]).collect();
+        let names: Vec<String> = bad.iter().map(|&row| self.job.row_name(row)).collect();
+        let culprit = if bad.len() == rows.len() {
+            format!("for every scan of the batch ({}): the weights have diverged; lower train.lr", names.join(", "))
+        } else {
+            format!("look at {}", names.join(", "))
+        };
+        Err(Error::NotFinite { step, culprit })
+    }
+    /// The mean loss of the watched rows, of the weights that would be kept.
+    fn watch(&self, cpu: &mut Cpu<f32>) -> Option<f64> {
+        if self.watched.is_empty() {
+            return None;
+        }
+        let sum = self.optimiser.averaged(cpu, |cpu| {
+            let mut sum = 0.0;
+            for rows in self.watched.chunks(self.batch) {
+                let full: Vec<usize> = rows.iter().copied().cycle().take(self.batch).collect();
+                self.job.fill(cpu, &full, Draw::Watch);
+                self.optimiser.evaluate(cpu);
+                sum += self.job.sample_losses(cpu)[..rows.len()].iter().sum::<f64>();
+            }
+            sum
+        });
+        Some(sum / self.watched.len() as f64)
+    }
+    fn write_model(&self, cpu: &mut Cpu<f32>, progress: Progress) -> Result<(), Error> {
+        let weights = self.optimiser.averaged(cpu, |cpu| cpu.weights());
+        Checkpoint::write(&self.folder.join("model.safetensors"), &self.job.card(progress), &weights)
+    }
+}
+
+/// The progress bar; a line now and then where standard error is no terminal.
+struct Bar {
+    bar: ProgressBar,
+    title: String,
+    epochs: usize,
+    lines: bool,
+}
+
+impl Bar {
+    fn new(title: &str, epochs: usize, updates: u64, done: Progress) -> Self {
+        let lines = !std::io::stderr().is_terminal();
+        let target = if lines { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(epochs as u64 * updates), target);
+        let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}, {eta} left");
+        bar.set_style(style.expect("the template is valid"));
+        bar.set_prefix(title.to_owned());
+        bar.set_position(done.steps);
+        bar.reset_eta();
+        Bar { bar, title: title.to_owned(), epochs, lines }
+    }
+    fn update(&self, loss: f64, volumes: usize, took: Duration) {
+        let rate = volumes as f64 / took.as_secs_f64().max(1e-9);
+        self.bar.set_message(format!("loss {loss:.4}, {rate:.1} volumes/s"));
+        self.bar.inc(1);
+    }
+    fn epoch(&self, progress: Progress, loss: f64, watched: Option<f64>) {
+        let every = self.epochs.div_ceil(10);
+        if self.lines && (progress.epochs.is_multiple_of(every) || progress.epochs == self.epochs) {
+            let watched = watched.map_or(String::new(), |w| format!(", watched {w:.4}"));
+            let left = indicatif::HumanDuration(self.bar.eta());
+            eprintln!("{} epoch {}/{}: loss {loss:.4}{watched}, {left} left", self.title, progress.epochs, self.epochs);
+        }
+    }
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
