@@ -9,3 +9,9 @@ pub mod error;
 // Mechanism: memory, arithmetic and random numbers; and one image. They know no operation.
 pub mod image;
 pub mod machine;
+
+// Many volumes: finding, preparing, splitting and augmenting them.
+pub mod data;
+
+// The commands.
+pub mod cli;

@@ -1,0 +1,2 @@
+//! The commands, a file each; their doc comments are the help.
+pub mod phantom;
