@@ -1,2 +1,3 @@
 //! Mechanism only: host memory, arithmetic and random numbers. Nothing here knows an operation.
+pub mod mapped;
 pub mod philox;
