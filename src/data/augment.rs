@@ -170,9 +170,7 @@ impl Padded {
         }
         let mut brain: Vec<u8> = values.iter().map(|&v| u8::from(v > BACKGROUND)).collect();
         for step in [1, stride[1], stride[0]] {
-            for i in 0..brain.len() - step {
-                brain[i] += brain[i + step];
-            }
+            brain = brain.iter().zip(&brain[step..]).map(|(a, b)| a + b).collect();
         }
         Padded { values, brain, stride }
     }
@@ -186,12 +184,14 @@ impl Padded {
         }
         let [sx, sy] = self.stride;
         let v = &self.values[i..i + sx + sy + 2];
-        let corners = [v[0], v[1], v[sy], v[sy + 1], v[sx], v[sx + 1], v[sx + sy], v[sx + sy + 1]];
         if brain == 8 {
             let mix = |a: f32, b: f32, t: f32| a + (b - a) * t;
-            let z = [0, 2, 4, 6].map(|c| mix(corners[c], corners[c + 1], f[2]));
-            return mix(mix(z[0], z[1], f[1]), mix(z[2], z[3], f[1]), f[0]);
+            let (low, high) = (mix(v[0], v[1], f[2]), mix(v[sy], v[sy + 1], f[2]));
+            let near = mix(low, high, f[1]);
+            let (low, high) = (mix(v[sx], v[sx + 1], f[2]), mix(v[sx + sy], v[sx + sy + 1], f[2]));
+            return mix(near, mix(low, high, f[1]), f[0]);
         }
+        let corners = [v[0], v[1], v[sy], v[sy + 1], v[sx], v[sx + 1], v[sx + sy], v[sx + sy + 1]];
         let (mut sum, mut weight) = (0.0, 0.0);
         for (c, &corner) in corners.iter().enumerate() {
             let side = |axis: usize, bit: usize| if c & bit == 0 { 1.0 - f[axis] } else { f[axis] };
@@ -205,9 +205,14 @@ impl Padded {
     }
 }
 
+#[multiversion::multiversion(targets("x86_64+avx512f+avx512vl+avx512bw+avx512dq+fma", "x86_64+avx2+fma"))]
 fn resample(source: &Padded, grid: [usize; 3], placement: &Placement, out: &mut [f32]) {
     let Placement { matrix, origin } = placement;
     let step = matrix.map(|row| row[2]);
+    let strides = [source.stride[0] as i32, source.stride[1] as i32, 1];
+    // Places of one row, apart from the reading of voxels so that the compiler can vectorise the arithmetic.
+    let mut cells = vec![0i32; grid[2]];
+    let mut fractions = [0; 3].map(|_| vec![0f32; grid[2]]);
     for (row, line) in out.chunks_exact_mut(grid[2]).enumerate() {
         let (x, y) = ((row / grid[1]) as f32, (row % grid[1]) as f32);
         // Coordinates count from the padding's first voxel.
@@ -215,13 +220,21 @@ fn resample(source: &Padded, grid: [usize; 3], placement: &Placement, out: &mut 
         let [from, to] = inside(start, step, grid);
         line[..from].fill(BACKGROUND);
         line[to..].fill(BACKGROUND);
-        for (z, value) in line[from..to].iter_mut().enumerate() {
-            let z = (from + z) as f32;
+        cells.fill(0);
+        for i in 0..3 {
             // The bounds of `inside` are sharp only up to rounding.
-            let p = [0, 1, 2].map(|i| (start[i] + step[i] * z).clamp(0.0, grid[i] as f32 + 0.999));
-            let cell = p.map(|v| v as usize);
-            let f = [0, 1, 2].map(|i| p[i] - cell[i] as f32);
-            *value = source.at(cell[0] * source.stride[0] + cell[1] * source.stride[1] + cell[2], f);
+            let last = grid[i] as f32 + 0.999;
+            for (k, (cell, fraction)) in cells.iter_mut().zip(&mut fractions[i]).enumerate() {
+                let p = (start[i] + step[i] * k as i32 as f32).clamp(0.0, last);
+                let whole = p as i32;
+                *fraction = p - whole as f32;
+                *cell += whole * strides[i];
+            }
+        }
+        let [fx, fy, fz] = &fractions;
+        let places = cells[from..to].iter().zip(&fx[from..to]).zip(fy[from..to].iter().zip(&fz[from..to]));
+        for (value, ((&cell, &fx), (&fy, &fz))) in line[from..to].iter_mut().zip(places) {
+            *value = source.at(cell as usize, [fx, fy, fz]);
         }
     }
 }
@@ -260,10 +273,15 @@ fn shade(grid: [usize; 3], how: &Augment, r: &mut Philox, out: &mut [f32]) {
         let (x, y) = (unit(row / grid[1], grid[0]), unit(row % grid[1], grid[1]));
         let b0 = 1.0 + c[0] * x + c[1] * y + c[3] * x * x + c[4] * y * y + c[6] * x * y;
         let b1 = c[2] + c[7] * x + c[8] * y;
-        for (k, value) in line.iter_mut().enumerate().filter(|(_, v)| **v > BACKGROUND) {
+        for (k, value) in line.iter_mut().enumerate() {
+            if *value == BACKGROUND {
+                continue;
+            }
             let z = unit(k, grid[2]);
             let at = ((*value - BACKGROUND) * (STEPS as f32 / SPAN)).min(STEPS as f32);
-            let (cell, f) = (at as usize, at.fract());
+            let cell = at as i32;
+            let f = at - cell as f32;
+            let cell = cell as usize;
             let bent = curve[cell] + (curve[cell + 1] - curve[cell]) * f;
             let shaded = BACKGROUND + bent * (b0 + z * (b1 + z * c[5]));
             let noisy = if noise > 0.0 { noise * quick_normal(r) } else { 0.0 };
