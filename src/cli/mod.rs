@@ -1,2 +1,3 @@
 //! The commands, a file each; their doc comments are the help.
 pub mod phantom;
+pub mod prepare;

@@ -60,13 +60,22 @@ pub enum Error {
         /// The folder.
         path: PathBuf,
     },
+    /// A scan that was read, but cannot be prepared.
+    #[error("{}: cannot be prepared", path.display())]
+    Scan {
+        /// The image file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: crate::image::Error,
+    },
     /// Every scan of a dataset failed.
-    #[error("none of the {count} scans of {} could be prepared; the table above says why", path.display())]
+    #[error("{}: none of the {} scans could be prepared", path.display(), skipped.len())]
     AllFailed {
         /// The dataset.
         path: PathBuf,
-        /// How many were tried.
-        count: usize,
+        /// The scans, and why they failed.
+        skipped: Vec<super::Skipped>,
     },
     /// A finished cache of something else stands where a cache is to be made.
     #[error(
