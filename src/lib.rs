@@ -9,3 +9,6 @@ pub mod error;
 // Mechanism: memory, arithmetic and random numbers; and one image. They know no operation.
 pub mod image;
 pub mod machine;
+
+// The commands.
+pub mod cli;

@@ -1,0 +1,2 @@
+//! The commands, a file each; doc comments are their help.
+pub mod inspect;
