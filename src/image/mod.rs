@@ -4,12 +4,18 @@ use std::path::PathBuf;
 
 mod gzip;
 mod header;
+mod intensity;
+mod mask;
 pub mod nifti;
 pub mod orientation;
+mod preprocess;
+mod resample;
 mod write;
 
 pub use header::{AffineSource, Datatype, Header};
+pub use intensity::BACKGROUND;
 pub use nifti::{Fault, read};
+pub use preprocess::{Prepared, Preprocessing, Stats, preprocess};
 pub use write::{Storage, write};
 
 /// A 3-D image: voxels in `f32`, the first axis running fastest (as NIfTI stores them).
@@ -61,4 +67,21 @@ pub enum Error {
         /// Of how many.
         total: usize,
     },
+    /// Preprocessing that cannot be carried out, whatever the image.
+    #[error("preprocessing.{key}: {reason}")]
+    Setting {
+        /// Which setting.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nothing to see.
+    #[error("the brain's voxels all have the value {0}: the image is empty or damaged")]
+    Constant(f32),
+    /// Nothing to look at.
+    #[error("no voxel of the image is inside the brain: {0}")]
+    NoBrain(&'static str),
+    /// A mask that was made for another image.
+    #[error("the mask does not belong to the image: {0}; give the mask that was made from this scan")]
+    Mask(String),
 }
