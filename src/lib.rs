@@ -20,7 +20,8 @@ pub mod ops;
 // What is done to a recorded tape.
 pub mod program;
 
-// The models.
+// Many volumes; the models.
+pub mod data;
 pub mod model;
 
 // Every operation and tiny models, at the shapes they are checked and timed at; training.

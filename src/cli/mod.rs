@@ -1,3 +1,51 @@
 //! The commands, a file each; their doc comments are the help.
 pub mod doctor;
 pub mod evaluate;
+pub mod finetune;
+pub mod inspect;
+pub mod phantom;
+pub mod prepare;
+pub mod pretrain;
+mod run_folder;
+
+use std::error::Error;
+use std::process::ExitCode;
+
+/// 3-D masked autoencoders for brain MRI: from NIfTI files to brain age.
+///
+/// The way through: prepare a dataset, pretrain on it, finetune for age, then predict and evaluate.
+#[derive(Debug, clap::Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Prepare(prepare::Args),
+    Pretrain(pretrain::Args),
+    Finetune(finetune::Args),
+    Evaluate(evaluate::Args),
+    Inspect(inspect::Args),
+    Phantom(phantom::Args),
+    Doctor(doctor::Args),
+}
+
+impl Cli {
+    /// Runs the command that was asked for.
+    ///
+    /// # Errors
+    /// Whatever stops it, with the file, key or value it is about.
+    pub fn run(&self) -> Result<ExitCode, Box<dyn Error>> {
+        match &self.command {
+            Command::Prepare(args) => prepare::run(args),
+            Command::Pretrain(args) => pretrain::run(args),
+            Command::Finetune(args) => finetune::run(args),
+            Command::Evaluate(args) => evaluate::run(args),
+            Command::Inspect(args) => inspect::run(args),
+            Command::Phantom(args) => phantom::run(args),
+            Command::Doctor(args) => doctor::run(args),
+        }
+    }
+}

@@ -1,4 +1,22 @@
-//! One volume at a time: reading and writing NIfTI, orientation, resampling, mask and intensity.
+//! One volume at a time: reading and writing NIfTI (`nifti`, `header`, `gzip`, `write`), orientation, and the way
+//! from a scan to what the network sees (`preprocess`, with `mask`, `resample` and `intensity`).
+use std::path::PathBuf;
+
+mod gzip;
+mod header;
+mod intensity;
+mod mask;
+pub mod nifti;
+pub mod orientation;
+mod preprocess;
+mod resample;
+mod write;
+
+pub use header::{AffineSource, Datatype, Header};
+pub use intensity::BACKGROUND;
+pub use nifti::{Fault, read};
+pub use preprocess::{Prepared, Preprocessing, Stats, preprocess};
+pub use write::{Storage, write};
 
 /// A 3-D image: voxels in `f32`, the first axis running fastest (as NIfTI stores them).
 #[derive(Clone, Debug, PartialEq)]
@@ -14,6 +32,56 @@ pub struct Volume {
 impl Volume {
     /// Millimetres between voxels along each axis: the lengths of the affine's columns.
     pub fn spacing(&self) -> [f64; 3] {
-        [0, 1, 2].map(|j| (0..3).map(|i| self.affine[i][j].powi(2)).sum::<f64>().sqrt())
+        spacing(&self.affine)
     }
+}
+
+/// The lengths of the affine's columns, in millimetres.
+fn spacing(affine: &[[f64; 4]; 4]) -> [f64; 3] {
+    [0, 1, 2].map(|j| (0..3).map(|i| affine[i][j].powi(2)).sum::<f64>().sqrt())
+}
+
+/// What can be wrong with an image.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that cannot be opened, read or written.
+    #[error(transparent)]
+    File(#[from] crate::error::FileError),
+    /// A file that is there but is no image gyrus can use.
+    #[error("{}: not a usable NIfTI image", path.display())]
+    Nifti {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        fault: Fault,
+    },
+    /// A file name that does not say how to write an image.
+    #[error("{}: an image is written as .nii or .nii.gz; give the file one of these endings", .0.display())]
+    Name(PathBuf),
+    /// Voxels that are no numbers.
+    #[error("{count} of {total} voxels are NaN or infinite; set them to 0 or repair the file")]
+    NotFinite {
+        /// How many.
+        count: usize,
+        /// Of how many.
+        total: usize,
+    },
+    /// Preprocessing that cannot be carried out, whatever the image.
+    #[error("preprocessing.{key}: {reason}")]
+    Setting {
+        /// Which setting.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nothing to see.
+    #[error("the brain's voxels all have the value {0}: the image is empty or damaged")]
+    Constant(f32),
+    /// Nothing to look at.
+    #[error("no voxel of the image is inside the brain: {0}")]
+    NoBrain(&'static str),
+    /// A mask that was made for another image.
+    #[error("the mask does not belong to the image: {0}; give the mask that was made from this scan")]
+    Mask(String),
 }

@@ -1,8 +1,10 @@
-//! Mechanism only: host memory, arithmetic, matrix products, random numbers and devices. Nothing here knows an
+//! Mechanism only: host memory, mapped files, arithmetic, matrix products, random numbers and
+//! devices. Nothing here knows an
 //! operation; operations (`ops/`) are written in terms of what is here.
 pub mod cpu;
 pub mod device;
 pub mod gemm;
+pub mod mapped;
 pub mod philox;
 pub mod real;
 pub mod scratch;

@@ -26,7 +26,7 @@ pub struct Prediction {
     /// Predicted age, years.
     pub predicted_age: f64,
     /// The fold of cross-validation that held the scan out.
-    pub fold: Option<u32>,
+    pub fold: Option<usize>,
     /// What to know before trusting the number; empty when nothing.
     pub warnings: String,
 }

@@ -1,7 +1,7 @@
 //! Models on disk: safetensors with the names of facebookresearch/mae and timm, and a card that says what they are.
 use super::Error;
 use crate::data::Fingerprint;
-use crate::image::preprocess::Preprocessing;
+use crate::image::Preprocessing;
 use crate::model::{Encoder, Mae};
 use crate::ops::AgeLoss;
 use crate::program::{Arrays, Cpu, arrays};
@@ -129,7 +129,8 @@ impl Checkpoint {
         let (arrays, card) = arrays::read(&path)?;
         let problem = |reason: String| Error::Checkpoint { path: path.clone(), reason };
         let card = card.ok_or_else(|| problem("it has no card: it was not written by gyrus".into()))?;
-        let card = serde_json::from_str(&card).map_err(|e| problem(format!("its card cannot be read: {e}")))?;
+        let card =
+            serde_json::from_str(&card).map_err(|e| problem(format!("its card cannot be read: {e}")))?;
         Ok(Checkpoint { path, card, arrays })
     }
     /// Writes a model, whole or not at all.
@@ -153,9 +154,11 @@ impl Checkpoint {
                 continue;
             }
             let problem = |reason| Error::Checkpoint { path: self.path.clone(), reason };
-            let array = self.arrays.get(name).ok_or_else(|| problem(format!("weight `{name}` is missing")))?;
+            let array =
+                self.arrays.get(name).ok_or_else(|| problem(format!("weight `{name}` is missing")))?;
             if array.shape != info.shape {
-                let reason = format!("weight `{name}` has shape {:?}, the model {:?}", array.shape, info.shape);
+                let reason =
+                    format!("weight `{name}` has shape {:?}, the model {:?}", array.shape, info.shape);
                 return Err(problem(reason));
             }
             cpu.write(t, &array.data);

@@ -58,7 +58,9 @@ impl Model {
     pub fn mae(&self, grid: [usize; 3]) -> Result<Mae, String> {
         let Model { preset, patch, mask_ratio, norm_pix, cls_token } = *self;
         if patch == 0 || grid.iter().any(|n| !n.is_multiple_of(patch)) {
-            return Err(format!("model.patch = {patch} does not divide every axis of the cache's grid {grid:?}"));
+            return Err(format!(
+                "model.patch = {patch} does not divide every axis of the cache's grid {grid:?}"
+            ));
         }
         let mut mae = preset.mae(grid, patch);
         (mae.mask_ratio, mae.norm_pix, mae.encoder.cls_token) = (mask_ratio, norm_pix, cls_token);
@@ -167,11 +169,17 @@ impl Training {
         if let Some((key, _)) = at_least_one.into_iter().find(|(_, n)| *n == 0) {
             return Err(format!("train.{key} must be at least 1"));
         }
-        let shares = [("validation", self.validation), ("ema", self.ema), ("betas", self.betas[0].max(self.betas[1]))];
+        let shares =
+            [("validation", self.validation), ("ema", self.ema), ("betas", self.betas[0].max(self.betas[1]))];
         if let Some((key, x)) = shares.into_iter().find(|(_, x)| !(0.0..1.0).contains(x)) {
             return Err(format!("train.{key} = {x} must be at least 0 and below 1"));
         }
-        let rates = [("lr", self.lr), ("min_lr", self.min_lr), ("weight_decay", self.weight_decay), ("clip", self.clip)];
+        let rates = [
+            ("lr", self.lr),
+            ("min_lr", self.min_lr),
+            ("weight_decay", self.weight_decay),
+            ("clip", self.clip),
+        ];
         if let Some((key, x)) = rates.into_iter().find(|(_, x)| !(*x >= 0.0 && x.is_finite())) {
             return Err(format!("train.{key} = {x} must be a number that is not negative"));
         }
@@ -206,7 +214,14 @@ impl Default for Pretrain {
                 checkpoint_epochs: 10,
                 seed: 1,
             },
-            augment: Augment { gamma: 0.0, contrast: 0.0, brightness: 0.0, bias: 0.0, noise: 0.0, ..Augment::default() },
+            augment: Augment {
+                gamma: 0.0,
+                contrast: 0.0,
+                brightness: 0.0,
+                bias: 0.0,
+                noise: 0.0,
+                ..Augment::default()
+            },
         }
     }
 }

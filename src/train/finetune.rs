@@ -1,4 +1,5 @@
 //! Fine-tuning: brain age from a pretrained encoder, or from scratch; with a held-out part or by cross-validation.
+use super::Error;
 use super::checkpoint::{Card, Checkpoint, Head, Progress, Provenance, Task};
 use super::config::{Finetune, Training};
 use super::infer::AgePredictor;
@@ -6,7 +7,6 @@ use super::optimise::Optimiser;
 use super::pretrain::{fill_volumes, subjects};
 use super::schedule::layer_scale;
 use super::session::{Draw, Job, Session};
-use super::Error;
 use crate::data::{Cache, Member, Split};
 use crate::error::OnFile;
 use crate::machine::philox::{Philox, Purpose};
@@ -42,7 +42,7 @@ pub fn finetune(
     resume: bool,
 ) -> Result<Vec<Tested>, Error> {
     settings.train.check().map_err(Error::Setup)?;
-    let aged: Vec<usize> = (0..cache.len()).filter(|&row| cache.scans()[row].age.is_some()).collect();
+    let aged: Vec<usize> = (0..cache.len()).filter(|&row| cache.scans()[row].scan.age.is_some()).collect();
     if aged.len() < 4 {
         let few = format!("{} scans of the cache have an age: brain age needs at least 4", aged.len());
         return Err(Error::Setup(few + " (an `age` column in participants.tsv or in the manifest)"));
@@ -54,7 +54,9 @@ pub fn finetune(
         let tested = tested.unwrap_or(&watched);
         let mut model = AgePredictor::new(&Checkpoint::read(folder)?)?;
         let years = model.predict_rows(cache, tested);
-        Ok::<_, Error>(tested.iter().zip(years).map(|(&row, years)| Tested { row, years, fold }).collect::<Vec<_>>())
+        Ok::<_, Error>(
+            tested.iter().zip(years).map(|(&row, years)| Tested { row, years, fold }).collect::<Vec<_>>(),
+        )
     };
     let Some(folds) = folds else { return one(&aged, None, None, folder) };
     let split = Split::folds(&members(cache, &aged), folds, settings.train.seed)?;
@@ -71,7 +73,7 @@ pub fn finetune(
 
 fn members<'a>(cache: &'a Cache, rows: &[usize]) -> Vec<Member<'a>> {
     let member = |&row: &usize| {
-        let scan = &cache.scans()[row];
+        let scan = &cache.scans()[row].scan;
         Member { row, subject: &scan.subject, age: scan.age }
     };
     rows.iter().map(member).collect()
@@ -109,13 +111,14 @@ fn fit(
         Some(checkpoint) => pretrained_encoder(checkpoint, cache)?,
         None => settings.model.mae(cache.grid()).map_err(Error::Setup)?.encoder,
     };
-    let ages: Vec<f64> = rows.iter().filter_map(|&row| cache.scans()[row].age).map(f64::from).collect();
+    let ages: Vec<f64> = rows.iter().filter_map(|&row| cache.scans()[row].scan.age).map(f64::from).collect();
     let head = head(&ages, settings)?;
     let batch = settings.train.batch.min(rows.len());
     let model = BrainAge { encoder, loss: head.loss };
     let mut tape = Tape::default();
     let inputs = model.record(&mut tape, batch, settings.drop_path > 0.0);
-    let rate = |name: &str| layer_scale(encoder.shape.depth, layer(name, encoder.shape.depth), settings.layer_decay);
+    let rate =
+        |name: &str| layer_scale(encoder.shape.depth, layer(name, encoder.shape.depth), settings.layer_decay);
     let optimiser = Optimiser::record(&mut tape, inputs.loss.loss, settings.train.recipe(), rate);
     let kept = [optimiser.kept(), vec![inputs.loss.loss, inputs.loss.per_sample]].concat();
     let first = init::first_weights(&tape, encoder.patches().grid(), settings.train.seed);
@@ -183,7 +186,7 @@ impl Job for Finetuning<'_> {
     fn fill(&self, cpu: &mut Cpu<f32>, rows: &[usize], draw: Draw) {
         let seed = self.settings.train.seed;
         fill_volumes(cpu.input(self.inputs.volume), self.cache, rows, &self.settings.augment, seed, draw);
-        let age = |&row: &usize| self.cache.scans()[row].age.expect("only scans with an age are used");
+        let age = |&row: &usize| self.cache.scans()[row].scan.age.expect("only scans with an age are used");
         let targets: Vec<f32> = rows.iter().map(|row| self.head.target(age(row).into()) as f32).collect();
         cpu.write(self.inputs.age, &targets);
         let depth = self.encoder.shape.depth;
@@ -206,7 +209,7 @@ impl Job for Finetuning<'_> {
         cpu.read(self.inputs.loss.per_sample).iter().map(|&l| l.into()).collect()
     }
     fn row_name(&self, row: usize) -> String {
-        self.cache.scans()[row].source.display().to_string()
+        self.cache.scans()[row].scan.path.display().to_string()
     }
     fn card(&self, progress: Progress) -> Card {
         Card {
@@ -214,7 +217,7 @@ impl Job for Finetuning<'_> {
             preprocessing: self.cache.preprocessing().clone(),
             fingerprint: self.cache.fingerprint().clone(),
             data: Provenance {
-                cache: self.cache.hash(),
+                cache: self.cache.hash().to_owned(),
                 split: self.split.clone(),
                 subjects: subjects(self.cache, self.rows),
                 pretrained_on: self.pretrained_on.clone(),

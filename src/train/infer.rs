@@ -40,7 +40,11 @@ impl Forward {
             self.cpu.run();
             let (features, pred) = (self.cpu.read(self.inputs.features), self.cpu.read(self.inputs.pred));
             let (dim, outputs) = (features.len() / self.batch, pred.len() / self.batch);
-            features.chunks_exact(dim).zip(pred.chunks_exact(outputs)).take(to - from).for_each(|(f, p)| take(f, p));
+            features
+                .chunks_exact(dim)
+                .zip(pred.chunks_exact(outputs))
+                .take(to - from)
+                .for_each(|(f, p)| take(f, p));
         }
     }
 }

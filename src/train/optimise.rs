@@ -1,5 +1,4 @@
 //! The half of a training step that follows the loss: backward, accumulation, clipping, AdamW, moving average.
-use crate::machine::Real;
 use crate::ops::optimiser::{AdamConstants, Clip, Moments, accumulate, adamw, ema, grad_norm};
 use crate::program::{Array, Arrays, Cpu, Flat, backward, flatten};
 use crate::tape::{Precision, Tape, Tensor};
@@ -51,7 +50,8 @@ impl Optimiser {
         let update = t.ops().len();
         let grads = sum.map_or(flat.grads, |s| s.0);
         let clip = grad_norm(t, grads, recipe.clip);
-        let moments = Moments { params: flat.params, grads, m: t.state("m", &[len]), v: t.state("v", &[len]) };
+        let moments =
+            Moments { params: flat.params, grads, m: t.state("m", &[len]), v: t.state("v", &[len]) };
         let schedule = t.input(&[3]);
         let ranges = flat.ranges(t, |name, shape| {
             let decays = shape.len() > 1 && !name.ends_with(".bias");

@@ -67,7 +67,8 @@ impl Job for Pretraining<'_> {
                 mae::random_masking(&noise, mae.kept())
             })
             .collect();
-        let gather = |f: fn(&mae::Masking) -> &[u32]| masks.iter().flat_map(|m| f(m).to_vec()).collect::<Vec<u32>>();
+        let gather =
+            |f: fn(&mae::Masking) -> &[u32]| masks.iter().flat_map(|m| f(m).to_vec()).collect::<Vec<u32>>();
         let removed = gather(|m| m.ids_removed());
         let weights = match self.settings.weight {
             Weight::Uniform => vec![1.0; removed.len()],
@@ -89,7 +90,7 @@ impl Job for Pretraining<'_> {
         errors.chunks(removed).zip(weights.chunks(removed)).map(mean).collect()
     }
     fn row_name(&self, row: usize) -> String {
-        self.cache.scans()[row].source.display().to_string()
+        self.cache.scans()[row].scan.path.display().to_string()
     }
     fn card(&self, progress: Progress) -> Card {
         Card {
@@ -97,7 +98,7 @@ impl Job for Pretraining<'_> {
             preprocessing: self.cache.preprocessing().clone(),
             fingerprint: self.cache.fingerprint().clone(),
             data: Provenance {
-                cache: self.cache.hash(),
+                cache: self.cache.hash().to_owned(),
                 split: self.split.clone(),
                 subjects: subjects(self.cache, self.rows),
                 pretrained_on: Vec::new(),
@@ -110,7 +111,7 @@ impl Job for Pretraining<'_> {
 
 /// The subjects of some rows, each once, sorted.
 pub(super) fn subjects(cache: &Cache, rows: &[usize]) -> Vec<String> {
-    let mut subjects: Vec<String> = rows.iter().map(|&row| cache.scans()[row].subject.clone()).collect();
+    let mut subjects: Vec<String> = rows.iter().map(|&row| cache.scans()[row].scan.subject.clone()).collect();
     subjects.sort();
     subjects.dedup();
     subjects

@@ -161,7 +161,10 @@ impl Session<'_> {
         let bad: Vec<usize> = (0..rows.len()).filter(|&i| !losses[i].is_finite()).map(|i| rows[i]).collect();
         let names: Vec<String> = bad.iter().map(|&row| self.job.row_name(row)).collect();
         let culprit = if bad.len() == rows.len() {
-            format!("for every scan of the batch ({}): the weights have diverged; lower train.lr", names.join(", "))
+            format!(
+                "for every scan of the batch ({}): the weights have diverged; lower train.lr",
+                names.join(", ")
+            )
         } else {
             format!("look at {}", names.join(", "))
         };
@@ -220,7 +223,10 @@ impl Bar {
         if self.lines && (progress.epochs.is_multiple_of(every) || progress.epochs == self.epochs) {
             let watched = watched.map_or(String::new(), |w| format!(", watched {w:.4}"));
             let left = indicatif::HumanDuration(self.bar.eta());
-            eprintln!("{} epoch {}/{}: loss {loss:.4}{watched}, {left} left", self.title, progress.epochs, self.epochs);
+            eprintln!(
+                "{} epoch {}/{}: loss {loss:.4}{watched}, {left} left",
+                self.title, progress.epochs, self.epochs
+            );
         }
     }
     fn finish(&self) {

@@ -1,0 +1,92 @@
+//! `gyrus finetune`: brain age from a pretrained encoder, or from scratch.
+use super::run_folder;
+use crate::data::Cache;
+use crate::study::{age_metrics::Report, predictions, predictions::Prediction};
+use crate::train::{Checkpoint, config::Finetune, finetune, finetune::Tested};
+use std::{error::Error, path::PathBuf, process::ExitCode};
+
+/// Fine-tune a pretrained model to predict age, in years.
+///
+/// Uses the scans of the cache that have an age. With --folds, every subject is held out once, by a model that has
+/// not been trained on it; without, train.validation of the subjects are. Predictions for held-out scans go to
+/// RUN/predictions.csv, which gyrus evaluate reads. All settings and their defaults: gyrus finetune --defaults.
+///
+/// Example: gyrus finetune cache --from runs/mae --folds 5 --out runs/age
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The prepared scans (gyrus prepare).
+    #[arg(required_unless_present = "defaults")]
+    pub cache: Option<PathBuf>,
+    /// The pretrained run or model to begin with, or "scratch".
+    #[arg(long, value_name = "RUN|scratch", required_unless_present = "defaults")]
+    pub from: Option<PathBuf>,
+    /// Folder for the run.
+    #[arg(long, value_name = "RUN", required_unless_present = "defaults")]
+    pub out: Option<PathBuf>,
+    /// Cross-validate in this many parts, disjoint by subject and alike in age.
+    #[arg(long, value_name = "K")]
+    pub folds: Option<usize>,
+    /// Settings in TOML.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One setting, e.g. train.epochs=50; goes over --config.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Go on with the run in RUN from its last checkpoint; the result is the same to the bit.
+    #[arg(long)]
+    pub resume: bool,
+    /// Print all settings with their defaults, as TOML, and stop.
+    #[arg(long)]
+    pub defaults: bool,
+}
+
+/// The bootstrap's seed: fixed, so that a table always has the same intervals.
+const SEED: u64 = 0;
+
+/// Runs the command.
+///
+/// # Errors
+/// A cache or a model that cannot be read or do not fit, settings that do not fit, a loss that is not finite, files
+/// that cannot be written.
+pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    let defaults = Finetune::default();
+    let (Some(cache), Some(from), Some(out)) = (&args.cache, &args.from, &args.out) else {
+        print!("{}", toml::to_string(&defaults)?);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let cache = Cache::open(cache)?;
+    let from = (from.as_os_str() != "scratch").then(|| Checkpoint::read(from)).transpose()?;
+    let settings = run_folder::open(out, args.resume, &defaults, args.config.as_deref(), &args.sets)?;
+    let tested = finetune::finetune(&cache, from.as_ref(), &settings, args.folds, out, args.resume)?;
+    if tested.is_empty() {
+        println!("{}: trained on all scans; nothing was held out to test on", out.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let table: Vec<Prediction> = tested.iter().map(|t| prediction(&cache, t)).collect();
+    let path = out.join("predictions.csv");
+    predictions::write(&path, &table)?;
+    println!("{}\n{}", path.display(), Report::new(&predictions::rows(&table), None, SEED)?);
+    if let Some(seen) = from.map(|f| seen_in_pretraining(&table, &f)).filter(|&n| n > 0) {
+        println!(
+            "{seen} of the tested scans are of subjects whose scans, without their ages, were pretrained on."
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn prediction(cache: &Cache, tested: &Tested) -> Prediction {
+    let row = &cache.scans()[tested.row];
+    Prediction {
+        scan: row.scan.path.display().to_string(),
+        subject: row.scan.subject.clone(),
+        session: row.scan.session.clone(),
+        age: row.scan.age.map(f64::from),
+        predicted_age: tested.years,
+        fold: tested.fold,
+        warnings: row.measured.stats.warnings.join("; "),
+    }
+}
+
+fn seen_in_pretraining(table: &[Prediction], from: &Checkpoint) -> usize {
+    table.iter().filter(|p| from.card.data.subjects.binary_search(&p.subject).is_ok()).count()
+}

@@ -1,0 +1,43 @@
+//! The folder of a training run: made new, or taken up again with the settings it was begun with.
+use crate::error::{FileError, OnFile};
+use crate::file::write_whole;
+use crate::train::settings;
+use serde::{Serialize, de::DeserializeOwned};
+use std::{error::Error, fs, io::Write, path::Path};
+
+/// Makes `folder` for a new run with `settings`, or, to resume, takes up the settings that it holds. Settings are
+/// layered: defaults, `--config`, `--set`.
+///
+/// # Errors
+/// Settings that are wrong; a folder that holds a run already, or none to resume; files that cannot be written.
+pub(super) fn open<T: Serialize + DeserializeOwned>(
+    folder: &Path,
+    resume: bool,
+    defaults: &T,
+    config: Option<&Path>,
+    sets: &[String],
+) -> Result<T, Box<dyn Error>> {
+    let kept = folder.join("config.toml");
+    if resume {
+        if !kept.exists() {
+            return Err(format!("{}: no run to resume: it has no config.toml", folder.display()).into());
+        }
+        if config.is_some() || !sets.is_empty() {
+            return Err("--resume goes on with the run's own settings: leave out --config and --set".into());
+        }
+        return Ok(settings::layer(defaults, &[], Some(&kept), &[])?);
+    }
+    if kept.exists() {
+        let hint = "choose another --out, or go on with --resume";
+        return Err(format!("{}: holds a run already; {hint}", folder.display()).into());
+    }
+    let settings = settings::layer(defaults, &[], config, sets)?;
+    create(folder)?;
+    let text = toml::to_string(&settings).expect("settings are a struct of TOML's types");
+    write_whole(&kept, |file| file.write_all(text.as_bytes()))?;
+    Ok(settings)
+}
+
+fn create(folder: &Path) -> Result<(), FileError> {
+    fs::create_dir_all(folder).on_file("create", folder)
+}

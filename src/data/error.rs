@@ -1,0 +1,109 @@
+//! What can be wrong with a dataset, a cache or a split, and what to do about it.
+use crate::error::FileError;
+use std::path::PathBuf;
+
+/// Why many volumes could not be found, prepared or divided.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder that cannot be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// One volume that cannot be used.
+    #[error(transparent)]
+    Image(#[from] crate::image::Error),
+    /// A table whose text cannot be taken apart.
+    #[error("{}: not a readable table", path.display())]
+    Table {
+        /// The table.
+        path: PathBuf,
+        /// What the parser says, with the line.
+        #[source]
+        source: csv::Error,
+    },
+    /// A table without a column that is needed.
+    #[error("{}: no column \"{column}\"; the columns are: {}", path.display(), present.join(", "))]
+    Column {
+        /// The table.
+        path: PathBuf,
+        /// What is missing.
+        column: &'static str,
+        /// What is there.
+        present: Vec<String>,
+    },
+    /// A cell that cannot be right.
+    #[error("{}, line {line}: {column} is \"{value}\", but must be {expected}", path.display())]
+    Value {
+        /// The table.
+        path: PathBuf,
+        /// Line of the file, the header being line 1.
+        line: u64,
+        /// Name of the column.
+        column: String,
+        /// What stands there.
+        value: String,
+        /// What may stand there.
+        expected: &'static str,
+    },
+    /// A dataset in which nothing was found.
+    #[error(
+        "{}: no scans found; expected a BIDS folder (sub-*/anat/*_T1w.nii.gz), a .csv or .tsv manifest \
+         with a column \"path\", or one NIfTI file",
+        path.display()
+    )]
+    NoScans {
+        /// What was searched.
+        path: PathBuf,
+    },
+    /// A folder that is not to be written over.
+    #[error("{}: already holds a dataset; give another --out, or remove it first", path.display())]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A scan that was read, but cannot be prepared.
+    #[error("{}: cannot be prepared", path.display())]
+    Scan {
+        /// The image file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: crate::image::Error,
+    },
+    /// Every scan of a dataset failed.
+    #[error("{}: none of the {} scans could be prepared", path.display(), skipped.len())]
+    AllFailed {
+        /// The dataset.
+        path: PathBuf,
+        /// The scans, and why they failed.
+        skipped: Vec<super::Skipped>,
+    },
+    /// A finished cache of something else stands where a cache is to be made.
+    #[error(
+        "{}: holds a cache made with {what}; give another --out, or remove that folder to make it anew",
+        path.display()
+    )]
+    CacheDiffers {
+        /// The cache.
+        path: PathBuf,
+        /// The difference.
+        what: String,
+    },
+    /// A cache that is unfinished, damaged or of another version.
+    #[error("{}: {fault}; make it anew with `gyrus prepare`", path.display())]
+    Cache {
+        /// The file in the cache.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// A split that cannot be made.
+    #[error("cannot split {subjects} subjects {how}; {advice}")]
+    Split {
+        /// Subjects at hand.
+        subjects: usize,
+        /// What was asked for.
+        how: String,
+        /// What would work.
+        advice: &'static str,
+    },
+}

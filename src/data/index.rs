@@ -1,0 +1,163 @@
+//! `scans.tsv` of a cache: a line for each volume, readable by people and by any table reader.
+use super::{Error, fingerprint::Traits, scan::Scan, table::Row, table::Table};
+use crate::image::Stats;
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt::{Display, Write as _},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+/// What is known of one volume of a cache.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IndexRow {
+    /// Its place in the cache.
+    pub row: usize,
+    /// The scan; paths count from the dataset's folder where they lie in it.
+    pub scan: Scan,
+    /// The rest, measured while preparing it.
+    pub measured: Measured,
+}
+
+/// What was found while a scan was prepared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// BLAKE3 of the image file, in hexadecimal.
+    pub blake3: String,
+    /// What the prepared scan looks like.
+    pub traits: Traits,
+    /// What the scan was before, and warnings.
+    pub stats: Stats,
+}
+
+const COLUMNS: [&str; 21] = [
+    "row",
+    "subject",
+    "session",
+    "modality",
+    "age",
+    "sex",
+    "quality",
+    "source",
+    "mask",
+    "blake3",
+    "foreground",
+    "brain_ml",
+    "shape",
+    "spacing",
+    "orientation",
+    "box_mm",
+    "percentiles",
+    "dark",
+    "middle",
+    "bright",
+    "warnings",
+];
+
+/// Between several warnings of one scan.
+const BETWEEN: &str = " | ";
+
+/// The table of `rows` as text.
+pub(super) fn to_tsv(rows: &[IndexRow]) -> String {
+    let mut text = COLUMNS.join("\t") + "\n";
+    for IndexRow { row, scan, measured } in rows {
+        let Measured { blake3, traits, stats } = measured;
+        let cells = [
+            row.to_string(),
+            scan.subject.clone(),
+            known(scan.session.as_ref()),
+            scan.modality.clone(),
+            known(scan.age),
+            known(scan.sex),
+            known(scan.quality),
+            scan.path.display().to_string(),
+            known(scan.mask.as_ref().map(|m| m.display())),
+            blake3.clone(),
+            traits.foreground.to_string(),
+            stats.brain_ml.to_string(),
+            by(&stats.shape),
+            by(&stats.spacing),
+            stats.orientation.clone(),
+            by(&stats.box_mm),
+            by(&stats.percentiles),
+            traits.dark.to_string(),
+            traits.middle.to_string(),
+            traits.bright.to_string(),
+            known(Some(stats.warnings.join(BETWEEN)).filter(|w| !w.is_empty())),
+        ];
+        // A tab or line break within a cell would shift what follows.
+        let line = cells.map(|c| c.replace(['\t', '\n', '\r'], " ")).join("\t");
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+fn known<T: Display>(value: Option<T>) -> String {
+    value.map_or("n/a".to_owned(), |v| v.to_string())
+}
+
+fn by<T: Display>(values: &[T]) -> String {
+    values.iter().map(T::to_string).collect::<Vec<_>>().join("x")
+}
+
+/// Reads what [`to_tsv`] wrote.
+pub(super) fn read(path: &Path) -> Result<Vec<IndexRow>, Error> {
+    let table = Table::read(path)?;
+    table.require(&COLUMNS)?;
+    table.rows().map(read_row).collect()
+}
+
+fn read_row(row: Row<'_>) -> Result<IndexRow, Error> {
+    let text = |column| row.text(column).map(str::to_owned).ok_or_else(|| row.refuse(column, "a text"));
+    let spacing: [f64; 3] = several(&row, "spacing")?;
+    let (brain_ml, foreground) = (number(&row, "brain_ml")?, number(&row, "foreground")?);
+    Ok(IndexRow {
+        row: number(&row, "row")?,
+        scan: Scan {
+            subject: text("subject")?,
+            session: row.text("session").map(str::to_owned),
+            modality: text("modality")?,
+            path: PathBuf::from(text("source")?),
+            mask: row.text("mask").map(PathBuf::from),
+            age: row.age()?,
+            sex: row.text("sex").and_then(|s| s.parse().ok()),
+            quality: row.quality(&["quality"])?,
+        },
+        measured: Measured {
+            blake3: text("blake3")?,
+            traits: Traits {
+                voxel_mm: spacing.iter().product::<f64>().cbrt(),
+                thickest_mm: spacing.into_iter().fold(0.0, f64::max),
+                brain_ml,
+                foreground,
+                dark: number(&row, "dark")?,
+                middle: number(&row, "middle")?,
+                bright: number(&row, "bright")?,
+            },
+            stats: Stats {
+                shape: several(&row, "shape")?,
+                spacing,
+                orientation: text("orientation")?,
+                brain_ml,
+                box_mm: several(&row, "box_mm")?,
+                percentiles: several(&row, "percentiles")?,
+                warnings: row
+                    .text("warnings")
+                    .map_or(Vec::new(), |w| w.split(BETWEEN).map(str::to_owned).collect()),
+            },
+        },
+    })
+}
+
+fn number<T: FromStr>(row: &Row<'_>, column: &str) -> Result<T, Error> {
+    let expected = "a number";
+    row.parse(column, expected)?.ok_or_else(|| row.refuse(column, expected))
+}
+
+/// `N` numbers with an x between them.
+fn several<T: FromStr, const N: usize>(row: &Row<'_>, column: &str) -> Result<[T; N], Error> {
+    let refuse = || row.refuse(column, "numbers with an x between them");
+    let pieces = row.text(column).unwrap_or_default().split('x');
+    let values: Vec<T> = pieces.map(|p| p.parse().map_err(|_| refuse())).collect::<Result<_, _>>()?;
+    values.try_into().map_err(|_| refuse())
+}

@@ -1,0 +1,291 @@
+//! Where the brain is: from the mask that is given, else from an image that is skull-stripped already, else the whole
+//! head.
+use super::{
+    Error, Volume, intensity,
+    orientation::{Axes, View, to_ras},
+    resample::{Block, Taps, resample},
+};
+
+/// Which values are inside.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Inside {
+    /// A mask's: those above.
+    Above(f32),
+    /// A skull-stripped image's: those that are not the background's.
+    Not(f32),
+}
+
+impl Inside {
+    /// 1 inside, 0 outside.
+    #[inline(always)]
+    pub(super) fn value(self, v: f32) -> f32 {
+        match self {
+            Inside::Above(t) => f32::from(u8::from(v > t)),
+            Inside::Not(background) => f32::from(u8::from(v != background)),
+        }
+    }
+    fn holds(self, v: f32) -> bool {
+        self.value(v) > 0.0
+    }
+}
+
+/// Index ranges that hold everything inside, and how many voxels that is.
+pub(super) struct Extent {
+    pub(super) low: [usize; 3],
+    /// One past the last.
+    pub(super) high: [usize; 3],
+    pub(super) count: usize,
+}
+
+/// The bounding box of what is inside; `None` if nothing is.
+pub(super) fn extent(view: &View, inside: Inside) -> Option<Extent> {
+    match inside {
+        Inside::Above(t) => bounds(view, |v| v > t),
+        Inside::Not(background) => bounds(view, |v| v != background),
+    }
+}
+
+fn bounds(view: &View, inside: impl Fn(f32) -> bool + Copy) -> Option<Extent> {
+    let [near, middle, far] = view.memory_order();
+    let n = view.shape[near];
+    let backwards = view.stride[near] < 0;
+    let mut low = view.shape;
+    let mut high = [0; 3];
+    let mut count = 0;
+    for f in 0..view.shape[far] {
+        for m in 0..view.shape[middle] {
+            let mut voxel = [0; 3];
+            (voxel[far], voxel[middle], voxel[near]) = (f, m, if backwards { n - 1 } else { 0 });
+            let from = view.at(voxel);
+            let row = &view.data[from..from + n];
+            // Counting is vectorised; looking for the ends is not, and is only needed beyond the box so far.
+            let here: usize = row
+                .chunks(1 << 12)
+                .map(|c| c.iter().map(|&v| u32::from(inside(v))).sum::<u32>() as usize)
+                .sum();
+            if here == 0 {
+                continue;
+            }
+            count += here;
+            for (r, i) in [(far, f), (middle, m)] {
+                low[r] = low[r].min(i);
+                high[r] = high[r].max(i + 1);
+            }
+            let first = row.iter().position(|&v| inside(v)).expect("the row holds one");
+            let last = row.iter().rposition(|&v| inside(v)).expect("the row holds one");
+            let (first, last) = if backwards { (n - 1 - last, n - 1 - first) } else { (first, last) };
+            low[near] = low[near].min(first);
+            high[near] = high[near].max(last + 1);
+        }
+    }
+    (count > 0).then_some(Extent { low, high, count })
+}
+
+/// How many voxels inside lie outside the index box `low..high`, by their centres.
+pub(super) fn outside(view: &View, inside: Inside, low: [f64; 3], high: [f64; 3]) -> usize {
+    let beyond = |r: usize, i: usize| (i as f64 + 0.5) < low[r] || (i as f64 + 0.5) > high[r];
+    let mut count = 0;
+    for x in 0..view.shape[0] {
+        for y in 0..view.shape[1] {
+            let row = beyond(0, x) || beyond(1, y);
+            for z in 0..view.shape[2] {
+                count += usize::from((row || beyond(2, z)) && inside.holds(view.data[view.at([x, y, z])]));
+            }
+        }
+    }
+    count
+}
+
+/// Holds a given mask against the image: the mask itself if their voxels coincide, else its nearest voxels on the
+/// image's grid. Errors: the same shape at another place, or no voxel in common.
+pub(super) fn fit(mask: Volume, image: &Volume) -> Result<Volume, Error> {
+    let (image_axes, mask_axes) = (Axes::of(&image.affine), Axes::of(&mask.affine));
+    let ras = |v: &Volume, axes: Axes| {
+        let affine = super::orientation::ras_affine(&v.affine, v.shape, axes);
+        (axes.from.map(|a| v.shape[a]), affine)
+    };
+    let ((shape, affine), (mask_shape, mask_affine)) = (ras(image, image_axes), ras(&mask, mask_axes));
+    if shape == mask_shape {
+        let gap = corner_gap(&affine, &mask_affine, shape);
+        let voxel = super::spacing(&affine).into_iter().fold(f64::MAX, f64::min);
+        if gap <= 0.25 * voxel {
+            return Ok(mask);
+        }
+        return Err(Error::Mask(format!(
+            "both have {} x {} x {} voxels, but their affines place them {gap:.1} mm apart (image {affine:?}, mask \
+             {mask_affine:?})",
+            shape[0], shape[1], shape[2]
+        )));
+    }
+    let mask = to_ras(mask);
+    let from_image = multiply(&inverse(&mask.affine), &affine);
+    let mut data = Vec::with_capacity(shape.iter().product());
+    for z in 0..shape[2] {
+        for y in 0..shape[1] {
+            for x in 0..shape[0] {
+                let p = [x as f64, y as f64, z as f64];
+                let at = [0, 1, 2].map(|r| {
+                    let q = from_image[r][3] + (0..3).map(|c| from_image[r][c] * p[c]).sum::<f64>();
+                    // Halves go up in both, so that a mask of doubled voxels covers them evenly.
+                    (q + 0.5).floor()
+                });
+                let within = (0..3).all(|r| at[r] >= 0.0 && at[r] < mask.shape[r] as f64);
+                let [i, j, k] = at.map(|q| q as usize);
+                data.push(if within { mask.data[i + mask.shape[0] * (j + mask.shape[1] * k)] } else { 0.0 });
+            }
+        }
+    }
+    if !data.iter().any(|&v| v > 0.5) {
+        return Err(Error::Mask(format!(
+            "on the image's grid nothing is left of it (image {shape:?} {affine:?}, mask {mask_shape:?} {mask_affine:?})"
+        )));
+    }
+    Ok(Volume { shape, affine, data })
+}
+
+/// The greatest distance between the places two affines give a corner, in millimetres.
+fn corner_gap(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4], shape: [usize; 3]) -> f64 {
+    let place =
+        |m: &[[f64; 4]; 4], p: [f64; 3], i: usize| m[i][3] + (0..3).map(|c| m[i][c] * p[c]).sum::<f64>();
+    (0..8)
+        .map(|corner| {
+            let p = [0, 1, 2].map(|r| if corner >> r & 1 == 1 { shape[r] as f64 - 1.0 } else { 0.0 });
+            (0..3).map(|i| (place(a, p, i) - place(b, p, i)).powi(2)).sum::<f64>().sqrt()
+        })
+        .fold(0.0, f64::max)
+}
+
+fn multiply(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
+    std::array::from_fn(|i| std::array::from_fn(|j| (0..4).map(|k| a[i][k] * b[k][j]).sum()))
+}
+
+/// The inverse of an affine that the reader has found not to be singular (by cofactors).
+fn inverse(m: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
+    let det = super::orientation::determinant(m);
+    let mut inverse = [[0.0; 4]; 4];
+    for i in 0..3 {
+        for j in 0..3 {
+            let (a, b, c, d) = ((j + 1) % 3, (j + 2) % 3, (i + 1) % 3, (i + 2) % 3);
+            inverse[i][j] = (m[a][c] * m[b][d] - m[a][d] * m[b][c]) / det;
+        }
+        inverse[i][3] = -(0..3).map(|j| inverse[i][j] * m[j][3]).sum::<f64>();
+    }
+    inverse[3][3] = 1.0;
+    inverse
+}
+
+/// The background's value, if the image is skull-stripped: at least 30 % of all voxels, and 90 % of each of the six
+/// faces, have exactly the value of the first voxel. (A head that is not stripped goes on through the lower face as
+/// the neck, and its air is noise.)
+pub(super) fn background(volume: &Volume) -> Option<f32> {
+    let value = *volume.data.first()?;
+    let [nx, ny, nz] = volume.shape;
+    let at = |x: usize, y: usize, z: usize| volume.data[x + nx * (y + ny * z)] == value;
+    let mostly = |total: usize, face: &dyn Fn(usize) -> bool| {
+        (0..total).filter(|&i| face(i)).count() * 10 >= total * 9
+    };
+    let faces = [0, nz - 1].iter().all(|&z| mostly(nx * ny, &|i| at(i % nx, i / nx, z)))
+        && [0, ny - 1].iter().all(|&y| mostly(nx * nz, &|i| at(i % nx, y, i / nx)))
+        && [0, nx - 1].iter().all(|&x| mostly(ny * nz, &|i| at(x, i % ny, i / ny)));
+    let same = || volume.data.iter().filter(|&&v| v == value).count();
+    (faces && same() * 10 >= volume.data.len() * 3).then_some(value)
+}
+
+/// Millimetres between the voxels of a head mask.
+pub(super) const HEAD_SPACING: f64 = 4.0;
+
+/// The head, at 4 mm over the whole volume: above Otsu's threshold, the largest connected part, holes filled. RAS, x
+/// fastest.
+pub(super) fn head(view: &View, spacing: [f64; 3]) -> Result<Volume, Error> {
+    let shape =
+        [0, 1, 2].map(|r| (view.shape[r] as f64 * spacing[r] / HEAD_SPACING).round().max(1.0) as usize);
+    let taps = [0, 1, 2].map(|r| Taps::new(view.shape[r], 0.0, HEAD_SPACING / spacing[r], 0..shape[r]));
+    let block: Block = resample(view, &taps, |v| v);
+    let mut data = block.view().copy([0, 1, 2]);
+    let threshold = otsu(&data).ok_or(Error::Constant(data[0]))?;
+    let inside: Vec<bool> = data.iter().map(|&v| v > threshold).collect();
+    let (labels, sizes) = components(&inside, shape);
+    let largest = (0..sizes.len()).max_by_key(|&l| (sizes[l].voxels, std::cmp::Reverse(l)));
+    let largest = largest.ok_or(Error::NoBrain("nothing stands out from the background"))?;
+    let head: Vec<bool> = labels.iter().map(|&l| l == Some(largest)).collect();
+    let air: Vec<bool> = head.iter().map(|h| !h).collect();
+    let (labels, parts) = components(&air, shape);
+    for (voxel, label) in data.iter_mut().zip(labels) {
+        // Head, or a hole in it: air from which no way leads to a face of the volume.
+        *voxel = f32::from(u8::from(label.is_none_or(|l| !parts[l].touches_face)));
+    }
+    let mut affine = [[0.0; 4]; 4];
+    (0..3).for_each(|r| affine[r][r] = HEAD_SPACING);
+    affine[3][3] = 1.0;
+    Ok(Volume { shape, affine, data })
+}
+
+/// The threshold that best parts the values in two (Otsu 1979), over 256 bins up to the 99th percentile: a few bright
+/// vessels or fat must not decide. `None` when all values are the same.
+fn otsu(values: &[f32]) -> Option<f32> {
+    let [low, high] = intensity::percentiles(values, [0.0, 99.0]);
+    if low >= high {
+        return None;
+    }
+    let width = (f64::from(high) - f64::from(low)) / 256.0;
+    let mut counts = [0.0; 256];
+    for &v in values {
+        counts[(((f64::from(v) - f64::from(low)) / width) as usize).min(255)] += 1.0;
+    }
+    let total = values.len() as f64;
+    let sum: f64 = counts.iter().enumerate().map(|(b, n)| b as f64 * n).sum();
+    let (mut below, mut below_sum, mut best) = (0.0, 0.0, (0.0, 0));
+    for (b, n) in counts.iter().enumerate() {
+        below += n;
+        below_sum += b as f64 * n;
+        let above = total - below;
+        if below > 0.0 && above > 0.0 {
+            let between = below * above * (below_sum / below - (sum - below_sum) / above).powi(2);
+            if between > best.0 {
+                best = (between, b);
+            }
+        }
+    }
+    Some((f64::from(low) + width * (best.1 + 1) as f64) as f32)
+}
+
+/// One connected part.
+struct Part {
+    voxels: usize,
+    touches_face: bool,
+}
+
+/// Parts connected through faces; each voxel's part, `None` outside.
+fn components(inside: &[bool], shape: [usize; 3]) -> (Vec<Option<usize>>, Vec<Part>) {
+    let [nx, ny, nz] = shape;
+    let steps = [1, nx, nx * ny];
+    let mut labels = vec![None; inside.len()];
+    let mut parts = Vec::new();
+    let mut open = Vec::new();
+    for seed in 0..inside.len() {
+        if !inside[seed] || labels[seed].is_some() {
+            continue;
+        }
+        let label = parts.len();
+        let mut part = Part { voxels: 0, touches_face: false };
+        labels[seed] = Some(label);
+        open.push(seed);
+        while let Some(i) = open.pop() {
+            part.voxels += 1;
+            let place = [i % nx, i / nx % ny, i / (nx * ny)];
+            for r in 0..3 {
+                let (first, last) = (place[r] == 0, place[r] + 1 == [nx, ny, nz][r]);
+                part.touches_face |= first || last;
+                let neighbours = [(!first).then(|| i - steps[r]), (!last).then(|| i + steps[r])];
+                for j in neighbours.into_iter().flatten() {
+                    if inside[j] && labels[j].is_none() {
+                        labels[j] = Some(label);
+                        open.push(j);
+                    }
+                }
+            }
+        }
+        parts.push(part);
+    }
+    (labels, parts)
+}

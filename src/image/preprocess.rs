@@ -1,0 +1,247 @@
+//! From a scan to what the network sees: RAS, cropped to the brain, resampled, normalised. The one path that every
+//! stage uses, so that a model never meets an image prepared otherwise than its training data.
+//!
+//! 1. See image and mask as RAS. Axes are permuted and flipped, never rotated: up to 45 degrees of obliquity stay.
+//! 2. Put the grid's centre on the centre of the brain's bounding box, its corner on a voxel's edge: equal voxel sizes
+//!    copy voxels, and halving averages them evenly.
+//! 3. Resample the image unmasked and the mask alike, and only then cut: zeros outside never darken the brain's rim.
+//! 4. Clip the brain at two percentiles, z-score it, put [`BACKGROUND`] elsewhere.
+//!
+//! Crop and weights come from column norms and index boxes, never from world coordinates: the same head in another
+//! orientation, data type or byte order gives the same bits.
+use super::{
+    BACKGROUND, Error, Volume, intensity,
+    mask::{self, Inside},
+    orientation::{self, Axes, View},
+    resample::{Taps, resample},
+};
+use serde::{Deserialize, Serialize};
+
+/// How scans are prepared. Kept with every cache and checkpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Preprocessing {
+    /// Voxels along x, y and z.
+    pub grid: [usize; 3],
+    /// Millimetres between voxels, the same along every axis.
+    pub spacing: f64,
+    /// The brain's intensities are clipped at these percentiles.
+    pub clip: [f64; 2],
+}
+
+impl Default for Preprocessing {
+    /// 80 x 96 x 80 voxels at 2 mm: room for a brain of 160 x 192 x 160 mm.
+    fn default() -> Self {
+        Preprocessing { grid: [80, 96, 80], spacing: 2.0, clip: [0.5, 99.5] }
+    }
+}
+
+impl Preprocessing {
+    /// Refuses settings that no image could be prepared with, naming the key.
+    pub fn check(&self) -> Result<(), Error> {
+        let refuse = |key, reason| Err(Error::Setting { key, reason });
+        if self.grid.iter().any(|n| !(1..=1024).contains(n)) {
+            return refuse("grid", format!("{:?} has an axis outside 1 to 1024 voxels", self.grid));
+        }
+        if !(0.1..=20.0).contains(&self.spacing) {
+            return refuse("spacing", format!("{} is outside 0.1 to 20 mm", self.spacing));
+        }
+        let [low, high] = self.clip;
+        if !(0.0 <= low && low < high && high <= 100.0) {
+            return refuse("clip", format!("[{low}, {high}] must be two percentiles, the lower first"));
+        }
+        Ok(())
+    }
+}
+
+/// A scan as the network sees it.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// Voxels `[x][y][z]`, z fastest: z-scores inside the brain, [`BACKGROUND`] outside.
+    pub data: Vec<f32>,
+    /// Voxels along x, y and z.
+    pub grid: [usize; 3],
+    /// Voxel (x, y, z) to RAS millimetres of the original scan.
+    pub affine: [[f64; 4]; 4],
+    /// Millimetres between voxels.
+    pub spacing: f64,
+    /// The share of the grid that is brain.
+    pub foreground: f64,
+    /// What the scan was before.
+    pub stats: Stats,
+}
+
+/// What a scan was before it was prepared, and what a user should know about that.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Voxels along the file's axes.
+    pub shape: [usize; 3],
+    /// Millimetres between voxels along the file's axes.
+    pub spacing: [f64; 3],
+    /// The directions the file's axes run to.
+    pub orientation: String,
+    /// Volume of the mask, in millilitres.
+    pub brain_ml: f64,
+    /// Size of the mask's bounding box along x, y and z, in millimetres.
+    pub box_mm: [f64; 3],
+    /// The brain's intensities at the two percentiles, in the file's units.
+    pub percentiles: [f32; 2],
+    /// What may be wrong, in words.
+    pub warnings: Vec<String>,
+}
+
+/// Where the brain is: a mask's voxels, their size, and which values are inside.
+struct Brain<'a> {
+    view: View<'a>,
+    spacing: [f64; 3],
+    inside: Inside,
+}
+
+/// Prepares one scan. `mask` covers the brain (values above 0.5). Without one, an image that is already skull-stripped
+/// is its own mask; of any other the whole head is taken, with a warning.
+///
+/// Errors: settings out of range, voxels that are not finite, a mask of another scan, no brain, constant intensity.
+pub fn preprocess(volume: Volume, mask: Option<Volume>, settings: &Preprocessing) -> Result<Prepared, Error> {
+    settings.check()?;
+    refuse_not_finite(&volume)?;
+    let mut warnings = Vec::new();
+    let axes = Axes::of(&volume.affine);
+    let view = View::of(&volume);
+    let spacing = axes.from.map(|a| volume.spacing()[a]);
+    // Kept here because the brain's view borrows it.
+    let made;
+    let mut whole_head = false;
+    let brain = if let Some(mask) = mask {
+        refuse_not_finite(&mask)?;
+        made = mask::fit(mask, &volume)?;
+        Brain { view: View::of(&made), spacing, inside: Inside::Above(0.5) }
+    } else if let Some(background) = mask::background(&volume) {
+        Brain { view, spacing, inside: Inside::Not(background) }
+    } else {
+        warnings.push(
+            "no brain mask was given and the image is not skull-stripped: skull and scalp are included; a brain mask \
+             gives better ages"
+                .into(),
+        );
+        whole_head = true;
+        made = mask::head(&view, spacing)?;
+        Brain { view: View::of(&made), spacing: [mask::HEAD_SPACING; 3], inside: Inside::Above(0.5) }
+    };
+    let extent = mask::extent(&brain.view, brain.inside).ok_or(Error::NoBrain("the mask is empty"))?;
+    let box_mm = [0, 1, 2].map(|r| (extent.high[r] - extent.low[r]) as f64 * brain.spacing[r]);
+    let brain_ml = extent.count as f64 * brain.spacing.iter().product::<f64>() / 1000.0;
+    if !whole_head && !(500.0..2500.0).contains(&brain_ml) {
+        warnings.push(format!(
+            "the brain has {brain_ml:.0} ml, where 500 to 2,500 are expected: is the mask right, and the voxel size?"
+        ));
+    }
+
+    let step = settings.spacing;
+    let size = settings.grid.map(|n| n as f64 * step);
+    // The grid's low corner, in millimetres from the volume's, on an edge between voxels.
+    let corner = [0, 1, 2].map(|r| {
+        let centre = (extent.low[r] + extent.high[r]) as f64 / 2.0 * brain.spacing[r];
+        ((centre - size[r] / 2.0) / spacing[r] + 0.5).floor() * spacing[r]
+    });
+    // Half a voxel of rounding is no loss.
+    let too_large = (0..3).any(|r| box_mm[r] > size[r] + spacing[r]);
+    if too_large {
+        let bounds = |far: f64| [0, 1, 2].map(|r| (corner[r] + far * size[r]) / brain.spacing[r]);
+        let lost = mask::outside(&brain.view, brain.inside, bounds(0.0), bounds(1.0));
+        warnings.push(format!(
+            "the {} measures {:.0} x {:.0} x {:.0} mm and does not fit the grid's {:.0} x {:.0} x {:.0} mm: {:.1} % of \
+             it is lost; use a larger grid or spacing",
+            if whole_head { "head" } else { "brain" },
+            box_mm[0],
+            box_mm[1],
+            box_mm[2],
+            size[0],
+            size[1],
+            size[2],
+            100.0 * lost as f64 / extent.count as f64
+        ));
+    }
+
+    // Only the new voxels that can be brain: those over the box, and one more for rounding.
+    let outputs = [0, 1, 2].map(|r| {
+        let at = |i: usize| (i as f64 * brain.spacing[r] - corner[r]) / step;
+        let low = (at(extent.low[r]).floor() - 1.0).max(0.0) as usize;
+        let high = (at(extent.high[r]).ceil() + 1.0).max(0.0) as usize;
+        low.min(settings.grid[r])..high.min(settings.grid[r])
+    });
+    let taps = |n: [usize; 3], d: [f64; 3]| {
+        [0, 1, 2].map(|r| Taps::new(n[r], corner[r] / d[r], step / d[r], outputs[r].clone()))
+    };
+    let image = resample(&view, &taps(view.shape, spacing), |v| v);
+    let mask_taps = taps(brain.view.shape, brain.spacing);
+    let mask = match brain.inside {
+        Inside::Above(t) => resample(&brain.view, &mask_taps, |v| Inside::Above(t).value(v)),
+        Inside::Not(b) => resample(&brain.view, &mask_taps, |v| Inside::Not(b).value(v)),
+    };
+    let image = image.view().copy([2, 1, 0]);
+    let mask = mask.view().copy([2, 1, 0]);
+    let values: Vec<f32> = image.iter().zip(&mask).filter(|(_, m)| **m >= 0.5).map(|(v, _)| *v).collect();
+    if values.is_empty() {
+        return Err(Error::NoBrain("it is smaller than one voxel of the grid"));
+    }
+    let (normalisation, percentiles) = intensity::Normalisation::of(&values, settings.clip)?;
+
+    let [gx, gy, gz] = settings.grid;
+    let mut data = vec![BACKGROUND; gx * gy * gz];
+    let depth = outputs[2].len();
+    for (row, (image, mask)) in image.chunks_exact(depth).zip(mask.chunks_exact(depth)).enumerate() {
+        let (x, y) = (outputs[0].start + row / outputs[1].len(), outputs[1].start + row % outputs[1].len());
+        let to = &mut data[(x * gy + y) * gz..][outputs[2].clone()];
+        for ((to, &v), &m) in to.iter_mut().zip(image).zip(mask) {
+            if m >= 0.5 {
+                *to = normalisation.apply(v);
+            }
+        }
+    }
+    Ok(Prepared {
+        foreground: values.len() as f64 / data.len() as f64,
+        data,
+        grid: settings.grid,
+        affine: grid_affine(
+            &orientation::ras_affine(&volume.affine, volume.shape, axes),
+            spacing,
+            corner,
+            step,
+        ),
+        spacing: step,
+        stats: Stats {
+            shape: volume.shape,
+            spacing: volume.spacing(),
+            orientation: orientation::code(&volume.affine),
+            brain_ml,
+            box_mm,
+            percentiles,
+            warnings,
+        },
+    })
+}
+
+fn refuse_not_finite(volume: &Volume) -> Result<(), Error> {
+    let count = volume.data.iter().filter(|v| !v.is_finite()).count();
+    if count > 0 {
+        return Err(Error::NotFinite { count, total: volume.data.len() });
+    }
+    Ok(())
+}
+
+/// The affine of a grid of `step` mm whose low corner lies `corner` mm from that of a RAS volume: voxel edges, not
+/// centres, are aligned.
+fn grid_affine(ras: &[[f64; 4]; 4], spacing: [f64; 3], corner: [f64; 3], step: f64) -> [[f64; 4]; 4] {
+    let mut m = *ras;
+    for i in 0..3 {
+        for r in 0..3 {
+            m[i][r] = ras[i][r] * step / spacing[r];
+            m[i][3] += ras[i][r] * ((corner[r] + 0.5 * step) / spacing[r] - 0.5);
+        }
+    }
+    m
+}
+
+#[cfg(test)]
+#[path = "preprocess_tests.rs"]
+mod tests;
