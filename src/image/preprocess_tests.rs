@@ -67,7 +67,7 @@ fn turned(ras: &Volume, axes: Axes) -> Volume {
             affine[i][3] += if axes.flip[r] { ras.affine[i][r] * (flat.shape[r] as f64 - 1.0) } else { 0.0 };
         }
     }
-    Volume { shape: view.shape, affine, data: view.copy([0, 1, 2]) }
+    Volume { shape: view.shape, affine, data: view.copy([0, 1, 2], |v| v) }
 }
 
 fn all_axes() -> impl Iterator<Item = Axes> {
