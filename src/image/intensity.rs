@@ -21,11 +21,11 @@ pub(super) struct Normalisation {
 
 impl Normalisation {
     /// From the brain's voxels, clipped at two percentiles. Errors: a brain of one value.
-    pub(super) fn of(brain: &[f32], clip: [f64; 2]) -> Result<(Normalisation, [f32; 2]), Error> {
-        let [low, high] = percentiles(brain, clip);
+    pub(super) fn of(brain: &[f32], at: [f64; 2]) -> Result<(Normalisation, [f32; 2]), Error> {
+        let [low, high] = percentiles(brain, at);
         let n = brain.len() as f64;
-        let mean = sum(brain, |v| f64::from(v.clamp(low, high))) / n;
-        let sd = (sum(brain, |v| (f64::from(v.clamp(low, high)) - mean).powi(2)) / n).sqrt();
+        let mean = sum(brain, |v| f64::from(clip(v, low, high))) / n;
+        let sd = (sum(brain, |v| (f64::from(clip(v, low, high)) - mean).powi(2)) / n).sqrt();
         // A spread below single precision's is rounding, not anatomy.
         if sd <= 1e-6 * mean.abs() || sd.is_nan() || sd <= 0.0 {
             return Err(Error::Constant(low));
@@ -33,15 +33,23 @@ impl Normalisation {
         Ok((Normalisation { low, high, mean, scale: 1.0 / sd }, [low, high]))
     }
     pub(super) fn apply(&self, v: f32) -> f32 {
-        (((f64::from(v.clamp(self.low, self.high)) - self.mean) * self.scale) as f32).clamp(LEAST, GREATEST)
+        let z = (f64::from(clip(v, self.low, self.high)) - self.mean) * self.scale;
+        clip(z as f32, LEAST, GREATEST)
     }
+}
+
+/// `f32::clamp` without its assertion, which keeps loops from being vectorised.
+#[inline(always)]
+fn clip(v: f32, low: f32, high: f32) -> f32 {
+    let v = if v < low { low } else { v };
+    if v > high { high } else { v }
 }
 
 /// The `p`-th percentiles as NumPy computes them (linear between ranks). Found by counting into 65,536 bins and then
 /// ordering only the bins that hold the ranks. `values` are finite and not empty.
 pub(super) fn percentiles<const N: usize>(values: &[f32], p: [f64; N]) -> [f32; N] {
     const BINS: usize = 1 << 16;
-    let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(l, h), &v| (l.min(v), h.max(v)));
+    let [low, high] = range(values);
     if low >= high {
         return [low; N];
     }
@@ -78,6 +86,18 @@ pub(super) fn percentiles<const N: usize>(values: &[f32], p: [f64; N]) -> [f32; 
         let [below, above] = neighbours(rank).map(value);
         (below + rank.fract() * (above - below)) as f32
     })
+}
+
+/// The least and the greatest value, in eight lanes as [`sum`].
+fn range(values: &[f32]) -> [f32; 2] {
+    let (mut low, mut high) = ([values[0]; 8], [values[0]; 8]);
+    for eight in values.chunks(8) {
+        for ((low, high), &v) in low.iter_mut().zip(&mut high).zip(eight) {
+            *low = if v < *low { v } else { *low };
+            *high = if v > *high { v } else { *high };
+        }
+    }
+    [low.into_iter().fold(f32::MAX, f32::min), high.into_iter().fold(f32::MIN, f32::max)]
 }
 
 /// The sum of `term` over all values, in eight running sums: one alone would wait for each addition.

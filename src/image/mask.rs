@@ -140,16 +140,17 @@ fn multiply(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
 /// The inverse of an affine that the reader has found not to be singular (by cofactors).
 fn inverse(m: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
     let det = super::orientation::determinant(m);
-    let mut inverse = [[0.0; 4]; 4];
-    for i in 0..3 {
-        for j in 0..3 {
-            let (a, b, c, d) = ((j + 1) % 3, (j + 2) % 3, (i + 1) % 3, (i + 2) % 3);
-            inverse[i][j] = (m[a][c] * m[b][d] - m[a][d] * m[b][c]) / det;
+    let cofactor = |i: usize, j: usize| {
+        let (a, b, c, d) = ((j + 1) % 3, (j + 2) % 3, (i + 1) % 3, (i + 2) % 3);
+        (m[a][c] * m[b][d] - m[a][d] * m[b][c]) / det
+    };
+    std::array::from_fn(|i| match i {
+        3 => [0.0, 0.0, 0.0, 1.0],
+        _ => {
+            let row = [0, 1, 2].map(|j| cofactor(i, j));
+            [row[0], row[1], row[2], -(0..3).map(|j| row[j] * m[j][3]).sum::<f64>()]
         }
-        inverse[i][3] = -(0..3).map(|j| inverse[i][j] * m[j][3]).sum::<f64>();
-    }
-    inverse[3][3] = 1.0;
-    inverse
+    })
 }
 
 /// The background's value, if the image is skull-stripped: at least 30 % of all voxels, and 90 % of each of the six

@@ -62,6 +62,9 @@ struct Source<R> {
     limit: u128,
 }
 
+/// A file, decompressed on the way where it is gzipped.
+type Opened = Source<Box<dyn Read>>;
+
 /// Reads the image in `path`: a `.nii`, or either half of a pair, gzipped or not. Scaling is applied; voxels that are
 /// not finite are kept.
 pub fn read(path: &Path) -> Result<(Header, Volume), Error> {
@@ -128,7 +131,7 @@ fn names(path: &Path) -> Names {
 }
 
 /// Opens the file that has the header and reads it, extensions included.
-fn open_header(path: &Path) -> Result<(Header, Source<Box<dyn Read>>, Names), Error> {
+fn open_header(path: &Path) -> Result<(Header, Opened, Names), Error> {
     let names = names(path);
     let (mut source, gzip) = open(&names.header)?;
     let header = read_header(&mut source.bytes);
@@ -138,7 +141,7 @@ fn open_header(path: &Path) -> Result<(Header, Source<Box<dyn Read>>, Names), Er
 }
 
 /// Opens a file, decompressing when its content is gzip; true if so.
-fn open(path: &Path) -> Result<(Source<Box<dyn Read>>, bool), Error> {
+fn open(path: &Path) -> Result<(Opened, bool), Error> {
     let file = File::open(path).on_file("read", path)?;
     let length = u128::from(file.metadata().on_file("read", path)?.len());
     let mut file = BufReader::with_capacity(PIECE, file);

@@ -125,19 +125,16 @@ fn along(view: &View, axis: usize, taps: &Taps, load: impl Fn(f32) -> f32 + Copy
         voxel[far] = forwards(far, index / shape[middle]);
         let mut source = voxel;
         if axis == near {
+            let from = view.at(source);
             for (i, to) in row.iter_mut().enumerate() {
                 let (first, weights) = &taps.taps[forwards(near, i)];
-                if weights.is_empty() {
-                    continue;
-                }
-                source[near] = first - offset;
-                let from = view.at(source);
-                let step = view.stride[near];
-                *to = taps.weights[weights.clone()]
-                    .iter()
-                    .enumerate()
-                    .map(|(k, w)| w * load(view.data[from.wrapping_add_signed(k as isize * step)]))
-                    .fold(0.0, |sum, v| sum + v);
+                let (weights, behind) = (&taps.weights[weights.clone()], first.saturating_sub(offset));
+                *to = if view.stride[near] < 0 {
+                    let old = &view.data[from + 1 - behind - weights.len()..=from - behind];
+                    weighted_sum(weights, old.iter().rev(), load)
+                } else {
+                    weighted_sum(weights, &view.data[from + behind..][..weights.len()], load)
+                };
             }
         } else {
             let (first, weights) = &taps.taps[voxel[axis]];
@@ -151,6 +148,16 @@ fn along(view: &View, axis: usize, taps: &Taps, load: impl Fn(f32) -> f32 + Copy
         }
     }
     block
+}
+
+/// Σ weight · load(old)
+#[inline(always)]
+fn weighted_sum<'a>(
+    weights: &[f32],
+    old: impl IntoIterator<Item = &'a f32>,
+    load: impl Fn(f32) -> f32,
+) -> f32 {
+    weights.iter().zip(old).fold(0.0, |sum, (w, &v)| sum + w * load(v))
 }
 
 /// row += weight · load(from)
