@@ -23,16 +23,32 @@ use serde::{Deserialize, Serialize};
 pub struct Preprocessing {
     /// Voxels along x, y and z.
     pub grid: [usize; 3],
-    /// Millimetres between voxels, the same along every axis.
+    /// Millimetres between voxels, the same along every axis, where `fit` is `spacing`.
     pub spacing: f64,
+    /// What the grid is laid over.
+    pub fit: Fit,
     /// The brain's intensities are clipped at these percentiles.
     pub clip: [f64; 2],
 }
 
+/// What the grid is laid over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Fit {
+    /// Its own extent, `grid` times `spacing` millimetres, around the brain's centre: sizes stay comparable.
+    Spacing,
+    /// The brain's bounding box, stretched along each axis to all but two voxels at either end: the same
+    /// place in the grid is nearly the same place in every brain.
+    Brain,
+}
+
+/// Voxels of the grid that stay free at either end of the brain's bounding box under [`Fit::Brain`].
+const MARGIN: usize = 2;
+
 impl Default for Preprocessing {
     /// 80 x 96 x 80 voxels at 2 mm: room for a brain of 160 x 192 x 160 mm.
     fn default() -> Self {
-        Preprocessing { grid: [80, 96, 80], spacing: 2.0, clip: [0.5, 99.5] }
+        Preprocessing { grid: [80, 96, 80], spacing: 2.0, fit: Fit::Spacing, clip: [0.5, 99.5] }
     }
 }
 
@@ -40,8 +56,9 @@ impl Preprocessing {
     /// Refuses settings that no image could be prepared with, naming the key.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |key, reason| Err(Error::Setting { key, reason });
-        if self.grid.iter().any(|n| !(1..=1024).contains(n)) {
-            return refuse("grid", format!("{:?} has an axis outside 1 to 1024 voxels", self.grid));
+        let least = if self.fit == Fit::Brain { 2 * MARGIN + 1 } else { 1 };
+        if self.grid.iter().any(|n| !(least..=1024).contains(n)) {
+            return refuse("grid", format!("{:?} has an axis outside {least} to 1024 voxels", self.grid));
         }
         if !(0.1..=20.0).contains(&self.spacing) {
             return refuse("spacing", format!("{} is outside 0.1 to 20 mm", self.spacing));
@@ -63,8 +80,8 @@ pub struct Prepared {
     pub grid: [usize; 3],
     /// Voxel (x, y, z) to RAS millimetres of the original scan.
     pub affine: [[f64; 4]; 4],
-    /// Millimetres between voxels.
-    pub spacing: f64,
+    /// Millimetres between voxels along x, y and z.
+    pub spacing: [f64; 3],
     /// The share of the grid that is brain.
     pub foreground: f64,
     /// What the scan was before.
@@ -136,12 +153,16 @@ pub fn preprocess(volume: Volume, mask: Option<Volume>, settings: &Preprocessing
         ));
     }
 
-    let step = settings.spacing;
-    let size = settings.grid.map(|n| n as f64 * step);
-    // The grid's low corner, in millimetres from the volume's, on an edge between voxels.
+    let step = match settings.fit {
+        Fit::Spacing => [settings.spacing; 3],
+        Fit::Brain => [0, 1, 2].map(|r| box_mm[r] / (settings.grid[r] - 2 * MARGIN) as f64),
+    };
+    let size = [0, 1, 2].map(|r| settings.grid[r] as f64 * step[r]);
+    // The grid's low corner, in millimetres from the volume's; at a given spacing on an edge between voxels.
     let corner = [0, 1, 2].map(|r| {
         let centre = (extent.low[r] + extent.high[r]) as f64 / 2.0 * brain.spacing[r];
-        ((centre - size[r] / 2.0) / spacing[r] + 0.5).floor() * spacing[r]
+        let corner = centre - size[r] / 2.0;
+        if settings.fit == Fit::Brain { corner } else { (corner / spacing[r] + 0.5).floor() * spacing[r] }
     });
     // Half a voxel of rounding is no loss.
     let too_large = (0..3).any(|r| box_mm[r] > size[r] + spacing[r]);
@@ -169,13 +190,13 @@ pub fn preprocess(volume: Volume, mask: Option<Volume>, settings: &Preprocessing
 
     // Only the new voxels that can be brain: those over the box, and one more for rounding.
     let outputs = [0, 1, 2].map(|r| {
-        let at = |i: usize| (i as f64 * brain.spacing[r] - corner[r]) / step;
+        let at = |i: usize| (i as f64 * brain.spacing[r] - corner[r]) / step[r];
         let low = (at(extent.low[r]).floor() - 1.0).max(0.0) as usize;
         let high = (at(extent.high[r]).ceil() + 1.0).max(0.0) as usize;
         low.min(settings.grid[r])..high.min(settings.grid[r])
     });
     let taps = |n: [usize; 3], d: [f64; 3]| {
-        [0, 1, 2].map(|r| Taps::new(n[r], corner[r] / d[r], step / d[r], outputs[r].clone()))
+        [0, 1, 2].map(|r| Taps::new(n[r], corner[r] / d[r], step[r] / d[r], outputs[r].clone()))
     };
     let image = resample(&view, &taps(view.shape, spacing), [2, 1, 0], |v| v);
     let mask_taps = taps(brain.view.shape, brain.spacing);
@@ -233,12 +254,12 @@ fn refuse_not_finite(volume: &Volume) -> Result<(), Error> {
 
 /// The affine of a grid of `step` mm whose low corner lies `corner` mm from that of a RAS volume: voxel edges, not
 /// centres, are aligned.
-fn grid_affine(ras: &[[f64; 4]; 4], spacing: [f64; 3], corner: [f64; 3], step: f64) -> [[f64; 4]; 4] {
+fn grid_affine(ras: &[[f64; 4]; 4], spacing: [f64; 3], corner: [f64; 3], step: [f64; 3]) -> [[f64; 4]; 4] {
     let mut m = *ras;
     for i in 0..3 {
         for r in 0..3 {
-            m[i][r] = ras[i][r] * step / spacing[r];
-            m[i][3] += ras[i][r] * ((corner[r] + 0.5 * step) / spacing[r] - 0.5);
+            m[i][r] = ras[i][r] * step[r] / spacing[r];
+            m[i][3] += ras[i][r] * ((corner[r] + 0.5 * step[r]) / spacing[r] - 0.5);
         }
     }
     m

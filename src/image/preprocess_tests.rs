@@ -10,7 +10,7 @@ const IDENTITY: [[f64; 4]; 4] =
     [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
 
 fn small() -> Preprocessing {
-    Preprocessing { grid: [20, 24, 20], spacing: 2.0, clip: [0.5, 99.5] }
+    Preprocessing { grid: [20, 24, 20], spacing: 2.0, fit: Fit::Spacing, clip: [0.5, 99.5] }
 }
 
 /// An ellipsoid in a volume of 1 mm voxels; `value` inside, `air` outside.
@@ -145,7 +145,7 @@ fn a_real_head_in_other_data_types_and_byte_orders_gives_the_same_bits() {
 #[test]
 fn equal_voxels_are_copied_and_the_affine_leads_back() {
     let (image, mask) = ball(|_| 7.0, wavy);
-    let settings = Preprocessing { grid: [40, 40, 40], spacing: 1.0, clip: [0.0, 100.0] };
+    let settings = Preprocessing { grid: [40, 40, 40], spacing: 1.0, fit: Fit::Spacing, clip: [0.0, 100.0] };
     let p = preprocess(image.clone(), Some(mask.clone()), &settings).unwrap();
     let brain = mask.data.iter().filter(|&&m| m > 0.5).count();
     assert_eq!(p.data.iter().filter(|&&v| v > BACKGROUND).count(), brain, "no voxel is lost or invented");
@@ -268,4 +268,33 @@ fn obliquity_is_kept() {
     let close = straight.data.iter().zip(&oblique.data).all(|(a, b)| (a - b).abs() < 1e-4);
     assert!(close, "the same voxels");
     assert!((oblique.affine[0][0] - 2.0 * c).abs() < 1e-9, "{:?}", oblique.affine);
+}
+
+/// Under `Fit::Brain` heads of different size fill the same box, and the affine leads back to the scan.
+#[test]
+fn a_fitted_brain_fills_the_grid_whatever_its_size() {
+    let settings = Preprocessing { fit: Fit::Brain, ..small() };
+    for scale in [0.8, 1.0, 1.3] {
+        let (head, mask) = phantom_box(scale);
+        let p = preprocess(head, Some(mask), &settings).unwrap();
+        let brain = |x: usize, y: usize, z: usize| p.data[(x * 24 + y) * 20 + z] > BACKGROUND;
+        assert!(brain(2, 12, 10) && brain(17, 12, 10) && brain(10, 2, 10) && brain(10, 21, 10));
+        assert!(!brain(1, 12, 10) && !brain(18, 12, 10) && !brain(10, 1, 10) && !brain(10, 22, 10));
+        assert!((p.spacing[0] * 16.0 - p.stats.box_mm[0]).abs() < 1e-9);
+    }
+}
+
+/// A box of varied brightness, `scale` times 20 x 24 x 20 mm, in a volume of 1 mm voxels.
+fn phantom_box(scale: f64) -> (Volume, Volume) {
+    let inside = |c: [usize; 3]| {
+        let half = [10.0, 12.0, 10.0].map(|h: f64| (h * scale).round());
+        (0..3).all(|r| (c[r] as f64 + 0.5 - 20.0).abs() < half[r])
+    };
+    let affine =
+        [[1.0, 0.0, 0.0, -20.0], [0.0, 1.0, 0.0, -20.0], [0.0, 0.0, 1.0, -20.0], [0.0, 0.0, 0.0, 1.0]];
+    let make = |f: &dyn Fn([usize; 3]) -> f32| {
+        let data = (0..40 * 40 * 40).map(|i| f([i % 40, i / 40 % 40, i / 1600])).collect();
+        Volume { shape: [40; 3], affine, data }
+    };
+    (make(&|c| if inside(c) { 100.0 + c[0] as f32 } else { 5.0 }), make(&|c| f32::from(inside(c))))
 }

@@ -143,8 +143,8 @@ fn pretrained_encoder(checkpoint: &Checkpoint, cache: &Cache) -> Result<Encoder,
     };
     if checkpoint.card.preprocessing != *cache.preprocessing() {
         let [theirs, ours] = [&checkpoint.card.preprocessing, cache.preprocessing()]
-            .map(|p| format!("{:?} voxels of {} mm", p.grid, p.spacing));
-        return Err(problem(format!("it was trained on scans prepared to {theirs}, the cache has {ours}")));
+            .map(|p| serde_json::to_string(p).expect("settings are plain data"));
+        return Err(problem(format!("it was trained on scans prepared by {theirs}, the cache by {ours}")));
     }
     Ok(mae.encoder)
 }
