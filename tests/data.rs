@@ -24,8 +24,10 @@ fn heads(folder: &Path) -> PathBuf {
     out
 }
 
+const FILES: [&str; 3] = ["volumes.npy", "scans.tsv", "cache.json"];
+
 fn bytes(cache: &Path) -> Vec<Vec<u8>> {
-    ["volumes.npy", "scans.tsv", "cache.json"].iter().map(|f| fs::read(cache.join(f)).unwrap()).collect()
+    FILES.iter().map(|f| fs::read(cache.join(f)).unwrap()).collect()
 }
 
 #[test]
@@ -113,7 +115,9 @@ fn a_stopped_run_goes_on_where_it_was_and_ends_in_the_same_bytes() {
     done.store(0, Ordering::SeqCst);
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
     prepare(&dataset, &out).unwrap();
-    assert_eq!(bytes(&out), bytes(&whole));
+    for (file, (here, there)) in FILES.iter().zip(bytes(&out).into_iter().zip(bytes(&whole))) {
+        assert!(here == there, "{file} differs");
+    }
     assert_eq!(Cache::open(&out).unwrap().hash(), Cache::open(&whole).unwrap().hash());
 }
 
