@@ -15,33 +15,41 @@ pub(super) struct Normalisation {
     low: f32,
     high: f32,
     mean: f64,
-    sd: f64,
+    /// 1 / sd: multiplying is quicker.
+    scale: f64,
 }
 
 impl Normalisation {
     /// From the brain's voxels, clipped at two percentiles. Errors: a brain of one value.
-    pub(super) fn of(brain: &[f32], clip: [f64; 2]) -> Result<(Normalisation, [f32; 2]), Error> {
-        let [low, high] = percentiles(brain, clip);
+    pub(super) fn of(brain: &[f32], at: [f64; 2]) -> Result<(Normalisation, [f32; 2]), Error> {
+        let [low, high] = percentiles(brain, at);
         let n = brain.len() as f64;
-        let clipped = || brain.iter().map(|v| f64::from(v.clamp(low, high)));
-        let mean = clipped().sum::<f64>() / n;
-        let sd = (clipped().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let mean = sum(brain, |v| f64::from(clip(v, low, high))) / n;
+        let sd = (sum(brain, |v| (f64::from(clip(v, low, high)) - mean).powi(2)) / n).sqrt();
         // A spread below single precision's is rounding, not anatomy.
         if sd <= 1e-6 * mean.abs() || sd.is_nan() || sd <= 0.0 {
             return Err(Error::Constant(low));
         }
-        Ok((Normalisation { low, high, mean, sd }, [low, high]))
+        Ok((Normalisation { low, high, mean, scale: 1.0 / sd }, [low, high]))
     }
     pub(super) fn apply(&self, v: f32) -> f32 {
-        (((f64::from(v.clamp(self.low, self.high)) - self.mean) / self.sd) as f32).clamp(LEAST, GREATEST)
+        let z = (f64::from(clip(v, self.low, self.high)) - self.mean) * self.scale;
+        clip(z as f32, LEAST, GREATEST)
     }
 }
 
+/// `f32::clamp` without its assertion, which keeps loops from being vectorised.
+#[inline(always)]
+fn clip(v: f32, low: f32, high: f32) -> f32 {
+    let v = if v < low { low } else { v };
+    if v > high { high } else { v }
+}
+
 /// The `p`-th percentiles as NumPy computes them (linear between ranks). Found by counting into 65,536 bins and then
-/// ordering only the bin that holds the rank. `values` are finite and not empty.
+/// ordering only the bins that hold the ranks. `values` are finite and not empty.
 pub(super) fn percentiles<const N: usize>(values: &[f32], p: [f64; N]) -> [f32; N] {
     const BINS: usize = 1 << 16;
-    let (low, high) = values.iter().fold((f32::MAX, f32::MIN), |(l, h), &v| (l.min(v), h.max(v)));
+    let [low, high] = range(values);
     if low >= high {
         return [low; N];
     }
@@ -49,25 +57,59 @@ pub(super) fn percentiles<const N: usize>(values: &[f32], p: [f64; N]) -> [f32; 
     let bin = |v: f32| ((f64::from(v) - f64::from(low)) * scale) as usize;
     let mut counts = vec![0_usize; BINS];
     values.iter().for_each(|&v| counts[bin(v)] += 1);
-    let ranked = |rank: usize| {
-        let mut before = 0;
-        let mut b = 0;
-        while before + counts[b] <= rank {
-            before += counts[b];
-            b += 1;
+    let last = values.len() - 1;
+    let ranks = p.map(|p| p / 100.0 * last as f64);
+    let neighbours = |rank: f64| [rank as usize, (rank as usize + 1).min(last)];
+    let mut wanted = vec![false; BINS];
+    for rank in ranks.into_iter().flat_map(neighbours) {
+        let mut seen = 0;
+        let holds = |n: &usize| {
+            seen += n;
+            seen > rank
+        };
+        wanted[counts.iter().position(holds).expect("there are more values than ranks")] = true;
+    }
+    let mut ordered: Vec<f32> = values.iter().copied().filter(|&v| wanted[bin(v)]).collect();
+    ordered.sort_unstable_by(f32::total_cmp);
+    let value = |rank: usize| {
+        let (mut seen, mut left_out) = (0, 0);
+        for (n, wanted) in counts.iter().zip(&wanted) {
+            seen += n;
+            if seen > rank {
+                break;
+            }
+            left_out += if *wanted { 0 } else { *n };
         }
-        let mut inside: Vec<f32> = values.iter().copied().filter(|&v| bin(v) == b).collect();
-        *inside.select_nth_unstable_by(rank - before, f32::total_cmp).1
+        f64::from(ordered[rank - left_out])
     };
-    p.map(|p| {
-        let rank = p / 100.0 * (values.len() - 1) as f64;
-        let (below, part) = (rank as usize, rank.fract());
-        let v = f64::from(ranked(below));
-        if part == 0.0 {
-            return v as f32;
-        }
-        (v + part * (f64::from(ranked(below + 1)) - v)) as f32
+    ranks.map(|rank| {
+        let [below, above] = neighbours(rank).map(value);
+        (below + rank.fract() * (above - below)) as f32
     })
+}
+
+/// The least and the greatest value, in eight lanes as [`sum`].
+fn range(values: &[f32]) -> [f32; 2] {
+    let (mut low, mut high) = ([values[0]; 8], [values[0]; 8]);
+    for eight in values.chunks(8) {
+        for ((low, high), &v) in low.iter_mut().zip(&mut high).zip(eight) {
+            *low = if v < *low { v } else { *low };
+            *high = if v > *high { v } else { *high };
+        }
+    }
+    [low.into_iter().fold(f32::MAX, f32::min), high.into_iter().fold(f32::MIN, f32::max)]
+}
+
+/// The sum of `term` over all values, in eight running sums: one alone would wait for each addition.
+fn sum(values: &[f32], term: impl Fn(f32) -> f64) -> f64 {
+    let mut sums = [0.0; 8];
+    let (eights, rest) = values.as_chunks::<8>();
+    for eight in eights {
+        for (sum, &v) in sums.iter_mut().zip(eight) {
+            *sum += term(v);
+        }
+    }
+    sums.iter().sum::<f64>() + rest.iter().map(|&v| term(v)).sum::<f64>()
 }
 
 #[cfg(test)]

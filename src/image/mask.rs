@@ -1,9 +1,9 @@
 //! Where the brain is: from the mask that is given, else from an image that is skull-stripped already, else the whole
 //! head.
 use super::{
-    Error, Volume, intensity,
+    Error, Volume, count, intensity,
     orientation::{Axes, View, to_ras},
-    resample::{Block, Taps, resample},
+    resample::{Taps, resample},
 };
 
 /// Which values are inside.
@@ -23,9 +23,6 @@ impl Inside {
             Inside::Above(t) => f32::from(u8::from(v > t)),
             Inside::Not(background) => f32::from(u8::from(v != background)),
         }
-    }
-    fn holds(self, v: f32) -> bool {
-        self.value(v) > 0.0
     }
 }
 
@@ -51,22 +48,18 @@ fn bounds(view: &View, inside: impl Fn(f32) -> bool + Copy) -> Option<Extent> {
     let backwards = view.stride[near] < 0;
     let mut low = view.shape;
     let mut high = [0; 3];
-    let mut count = 0;
+    let mut total = 0;
     for f in 0..view.shape[far] {
         for m in 0..view.shape[middle] {
             let mut voxel = [0; 3];
             (voxel[far], voxel[middle], voxel[near]) = (f, m, if backwards { n - 1 } else { 0 });
             let from = view.at(voxel);
             let row = &view.data[from..from + n];
-            // Counting is vectorised; looking for the ends is not, and is only needed beyond the box so far.
-            let here: usize = row
-                .chunks(1 << 12)
-                .map(|c| c.iter().map(|&v| u32::from(inside(v))).sum::<u32>() as usize)
-                .sum();
+            let here = count(row, inside);
             if here == 0 {
                 continue;
             }
-            count += here;
+            total += here;
             for (r, i) in [(far, f), (middle, m)] {
                 low[r] = low[r].min(i);
                 high[r] = high[r].max(i + 1);
@@ -78,22 +71,7 @@ fn bounds(view: &View, inside: impl Fn(f32) -> bool + Copy) -> Option<Extent> {
             high[near] = high[near].max(last + 1);
         }
     }
-    (count > 0).then_some(Extent { low, high, count })
-}
-
-/// How many voxels inside lie outside the index box `low..high`, by their centres.
-pub(super) fn outside(view: &View, inside: Inside, low: [f64; 3], high: [f64; 3]) -> usize {
-    let beyond = |r: usize, i: usize| (i as f64 + 0.5) < low[r] || (i as f64 + 0.5) > high[r];
-    let mut count = 0;
-    for x in 0..view.shape[0] {
-        for y in 0..view.shape[1] {
-            let row = beyond(0, x) || beyond(1, y);
-            for z in 0..view.shape[2] {
-                count += usize::from((row || beyond(2, z)) && inside.holds(view.data[view.at([x, y, z])]));
-            }
-        }
-    }
-    count
+    (total > 0).then_some(Extent { low, high, count: total })
 }
 
 /// Holds a given mask against the image: the mask itself if their voxels coincide, else its nearest voxels on the
@@ -162,16 +140,17 @@ fn multiply(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
 /// The inverse of an affine that the reader has found not to be singular (by cofactors).
 fn inverse(m: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
     let det = super::orientation::determinant(m);
-    let mut inverse = [[0.0; 4]; 4];
-    for i in 0..3 {
-        for j in 0..3 {
-            let (a, b, c, d) = ((j + 1) % 3, (j + 2) % 3, (i + 1) % 3, (i + 2) % 3);
-            inverse[i][j] = (m[a][c] * m[b][d] - m[a][d] * m[b][c]) / det;
+    let cofactor = |i: usize, j: usize| {
+        let (a, b, c, d) = ((j + 1) % 3, (j + 2) % 3, (i + 1) % 3, (i + 2) % 3);
+        (m[a][c] * m[b][d] - m[a][d] * m[b][c]) / det
+    };
+    std::array::from_fn(|i| match i {
+        3 => [0.0, 0.0, 0.0, 1.0],
+        _ => {
+            let row = [0, 1, 2].map(|j| cofactor(i, j));
+            [row[0], row[1], row[2], -(0..3).map(|j| row[j] * m[j][3]).sum::<f64>()]
         }
-        inverse[i][3] = -(0..3).map(|j| inverse[i][j] * m[j][3]).sum::<f64>();
-    }
-    inverse[3][3] = 1.0;
-    inverse
+    })
 }
 
 /// The background's value, if the image is skull-stripped: at least 30 % of all voxels, and 90 % of each of the six
@@ -187,8 +166,7 @@ pub(super) fn background(volume: &Volume) -> Option<f32> {
     let faces = [0, nz - 1].iter().all(|&z| mostly(nx * ny, &|i| at(i % nx, i / nx, z)))
         && [0, ny - 1].iter().all(|&y| mostly(nx * nz, &|i| at(i % nx, y, i / nx)))
         && [0, nx - 1].iter().all(|&x| mostly(ny * nz, &|i| at(x, i % ny, i / ny)));
-    let same = || volume.data.iter().filter(|&&v| v == value).count();
-    (faces && same() * 10 >= volume.data.len() * 3).then_some(value)
+    (faces && count(&volume.data, |v| v == value) * 10 >= volume.data.len() * 3).then_some(value)
 }
 
 /// Millimetres between the voxels of a head mask.
@@ -200,8 +178,7 @@ pub(super) fn head(view: &View, spacing: [f64; 3]) -> Result<Volume, Error> {
     let shape =
         [0, 1, 2].map(|r| (view.shape[r] as f64 * spacing[r] / HEAD_SPACING).round().max(1.0) as usize);
     let taps = [0, 1, 2].map(|r| Taps::new(view.shape[r], 0.0, HEAD_SPACING / spacing[r], 0..shape[r]));
-    let block: Block = resample(view, &taps, |v| v);
-    let mut data = block.view().copy([0, 1, 2]);
+    let mut data = resample(view, &taps, [0, 1, 2], |v| v);
     let threshold = otsu(&data).ok_or(Error::Constant(data[0]))?;
     let inside: Vec<bool> = data.iter().map(|&v| v > threshold).collect();
     let (labels, sizes) = components(&inside, shape);

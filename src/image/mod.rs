@@ -41,6 +41,14 @@ fn spacing(affine: &[[f64; 4]; 4]) -> [f64; 3] {
     [0, 1, 2].map(|j| (0..3).map(|i| affine[i][j].powi(2)).sum::<f64>().sqrt())
 }
 
+/// How many values satisfy a condition. Counted in pieces, whose 32-bit sums fill a vector register.
+fn count(values: &[f32], condition: impl Fn(f32) -> bool) -> usize {
+    values
+        .chunks(1 << 12)
+        .map(|piece| piece.iter().map(|&v| u32::from(condition(v))).sum::<u32>() as usize)
+        .sum()
+}
+
 /// What can be wrong with an image.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

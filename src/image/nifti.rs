@@ -51,6 +51,8 @@ impl From<io::Error> for Fault {
 const MAX_EXPANSION: u128 = 1032;
 /// Room for voxels that is set aside on the header's word, in voxels (64 MiB); more only as bytes arrive.
 const RESERVE: u128 = 1 << 24;
+/// Bytes read, decompressed and converted at a time: they stay in the second-level cache on the way.
+const PIECE: usize = 1 << 16;
 /// How much may follow the voxels.
 const MAX_SURPLUS: u64 = 64 << 20;
 
@@ -59,6 +61,9 @@ struct Source<R> {
     bytes: R,
     limit: u128,
 }
+
+/// A file, decompressed on the way where it is gzipped.
+type Opened = Source<Box<dyn Read>>;
 
 /// Reads the image in `path`: a `.nii`, or either half of a pair, gzipped or not. Scaling is applied; voxels that are
 /// not finite are kept.
@@ -126,7 +131,7 @@ fn names(path: &Path) -> Names {
 }
 
 /// Opens the file that has the header and reads it, extensions included.
-fn open_header(path: &Path) -> Result<(Header, Source<Box<dyn Read>>, Names), Error> {
+fn open_header(path: &Path) -> Result<(Header, Opened, Names), Error> {
     let names = names(path);
     let (mut source, gzip) = open(&names.header)?;
     let header = read_header(&mut source.bytes);
@@ -136,10 +141,10 @@ fn open_header(path: &Path) -> Result<(Header, Source<Box<dyn Read>>, Names), Er
 }
 
 /// Opens a file, decompressing when its content is gzip; true if so.
-fn open(path: &Path) -> Result<(Source<Box<dyn Read>>, bool), Error> {
+fn open(path: &Path) -> Result<(Opened, bool), Error> {
     let file = File::open(path).on_file("read", path)?;
     let length = u128::from(file.metadata().on_file("read", path)?.len());
-    let mut file = BufReader::with_capacity(1 << 17, file);
+    let mut file = BufReader::with_capacity(PIECE, file);
     let gzip = file.fill_buf().on_file("read", path)?.starts_with(&[0x1f, 0x8b]);
     Ok(match gzip {
         true => (Source { bytes: Box::new(Members::new(file)), limit: length * MAX_EXPANSION }, true),
@@ -228,8 +233,7 @@ fn read_voxels(source: Source<impl Read>, header: &Header, before: u64) -> Resul
     let size = header.datatype.size();
     let count = (needed / size as u128) as usize;
     let mut data = Vec::with_capacity(count.min(RESERVE as usize));
-    // Small enough to stay in the second-level cache between decompression and conversion.
-    let mut piece = vec![0; 1 << 16];
+    let mut piece = vec![0; PIECE];
     while data.len() < count {
         let want = ((count - data.len()) * size).min(piece.len());
         let got = read_full(&mut bytes, &mut piece[..want])?;

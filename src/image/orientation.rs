@@ -3,6 +3,7 @@
 //! Reorientation only permutes and flips axes, so no voxel's value changes. A scan taken obliquely keeps its
 //! obliquity: each axis is named after the direction it is closest to.
 use super::Volume;
+use std::ops::Range;
 
 /// The voxel axis that runs along each of x, y and z, and whether it runs backwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,49 +101,72 @@ impl<'a> View<'a> {
         order.sort_by_key(|&r| (self.stride[r].unsigned_abs(), self.shape[r] == 1));
         order
     }
-    /// Copies the voxels into a new array whose axes, fastest first, are `order`.
-    pub(super) fn copy(&self, order: [usize; 3]) -> Vec<f32> {
-        let [fast, mid, slow] = order;
+    /// The part within three index ranges.
+    pub(super) fn crop(&self, ranges: &[Range<usize>; 3]) -> View<'a> {
+        let start = self.at([0, 1, 2].map(|r| ranges[r].start));
+        View { start, shape: [0, 1, 2].map(|r| ranges[r].len()), ..*self }
+    }
+    /// Copies the voxels after `load` into a new array whose axes, fastest first, are `order`.
+    pub(super) fn copy(&self, order: [usize; 3], load: impl Fn(f32) -> f32 + Copy) -> Vec<f32> {
         let mut out = vec![0.0; self.shape.iter().product()];
         if out.is_empty() {
             return out;
         }
-        let near = self.memory_order()[0];
-        let (n, step) = (self.shape[fast], self.stride[fast]);
-        if near == fast {
-            for (row, to) in out.chunks_exact_mut(n).enumerate() {
-                let mut corner = [0; 3];
-                (corner[mid], corner[slow]) = (row % self.shape[mid], row / self.shape[mid]);
-                let from = self.at(corner);
-                if step >= 0 {
-                    to.copy_from_slice(&self.data[from..from + n]);
-                } else {
-                    let reversed = self.data[from + 1 - n..=from].iter().rev();
-                    to.iter_mut().zip(reversed).for_each(|(to, &v)| *to = v);
-                }
-            }
-            return out;
+        if self.memory_order()[0] == order[0] {
+            self.copy_rows(order, load, &mut out);
+        } else {
+            self.transpose(order, load, &mut out);
         }
-        // A transposition in tiles of 16 x 16: 16 floats are a cache line on both sides.
+        out
+    }
+    /// Where neighbours stay neighbours.
+    fn copy_rows(&self, [fast, mid, slow]: [usize; 3], load: impl Fn(f32) -> f32 + Copy, out: &mut [f32]) {
+        let n = self.shape[fast];
+        for (row, to) in out.chunks_exact_mut(n).enumerate() {
+            let mut corner = [0; 3];
+            (corner[mid], corner[slow]) = (row % self.shape[mid], row / self.shape[mid]);
+            let from = self.at(corner);
+            if self.stride[fast] >= 0 {
+                to.iter_mut().zip(&self.data[from..from + n]).for_each(|(to, &v)| *to = load(v));
+            } else {
+                let reversed = self.data[from + 1 - n..=from].iter().rev();
+                to.iter_mut().zip(reversed).for_each(|(to, &v)| *to = load(v));
+            }
+        }
+    }
+    /// Where another axis becomes the fastest: tiles of 16 x 16 voxels, since 16 floats are a cache line on both
+    /// sides. Each goes through a buffer, because lines a power of two apart push each other out of the cache.
+    fn transpose(&self, [fast, mid, slow]: [usize; 3], load: impl Fn(f32) -> f32 + Copy, out: &mut [f32]) {
         const TILE: usize = 16;
+        let near = self.memory_order()[0];
         let other = 3 - fast - near;
-        let out_step = |r: usize| if r == mid { n } else { n * self.shape[mid] };
+        let mut steps = [1; 3];
+        (steps[mid], steps[slow]) = (self.shape[fast], self.shape[fast] * self.shape[mid]);
+        let backwards = self.stride[near] < 0;
+        let mut tile = [[0.0; TILE]; TILE];
         for o in 0..self.shape[other] {
             for a in (0..self.shape[near]).step_by(TILE) {
-                for b in (0..n).step_by(TILE) {
-                    for i in a..(a + TILE).min(self.shape[near]) {
+                let height = TILE.min(self.shape[near] - a);
+                for b in (0..self.shape[fast]).step_by(TILE) {
+                    let width = TILE.min(self.shape[fast] - b);
+                    for (j, line) in tile[..width].iter_mut().enumerate() {
                         let mut corner = [0; 3];
-                        (corner[other], corner[near], corner[fast]) = (o, i, b);
+                        // The tile's end that comes first in memory.
+                        let first = if backwards { a + height - 1 } else { a };
+                        (corner[other], corner[near], corner[fast]) = (o, first, b + j);
                         let from = self.at(corner);
-                        let to = o * out_step(other) + i * out_step(near) + b;
-                        for (j, to) in out[to..to + TILE.min(n - b)].iter_mut().enumerate() {
-                            *to = self.data[from.wrapping_add_signed(j as isize * step)];
+                        line[..height].copy_from_slice(&self.data[from..from + height]);
+                    }
+                    for i in 0..height {
+                        let k = if backwards { height - 1 - i } else { i };
+                        let to = o * steps[other] + (a + i) * steps[near] + b;
+                        for (to, line) in out[to..to + width].iter_mut().zip(&tile) {
+                            *to = load(line[k]);
                         }
                     }
                 }
             }
         }
-        out
     }
 }
 
@@ -154,7 +178,7 @@ pub fn to_ras(volume: Volume) -> Volume {
     }
     let view = View::of(&volume);
     let affine = ras_affine(&volume.affine, volume.shape, axes);
-    Volume { shape: view.shape, affine, data: view.copy([0, 1, 2]) }
+    Volume { shape: view.shape, affine, data: view.copy([0, 1, 2], |v| v) }
 }
 
 #[cfg(test)]

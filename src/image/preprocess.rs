@@ -10,7 +10,7 @@
 //! Crop and weights come from column norms and index boxes, never from world coordinates: the same head in another
 //! orientation, data type or byte order gives the same bits.
 use super::{
-    BACKGROUND, Error, Volume, intensity,
+    BACKGROUND, Error, Volume, count, intensity,
     mask::{self, Inside},
     orientation::{self, Axes, View},
     resample::{Taps, resample},
@@ -146,8 +146,13 @@ pub fn preprocess(volume: Volume, mask: Option<Volume>, settings: &Preprocessing
     // Half a voxel of rounding is no loss.
     let too_large = (0..3).any(|r| box_mm[r] > size[r] + spacing[r]);
     if too_large {
-        let bounds = |far: f64| [0, 1, 2].map(|r| (corner[r] + far * size[r]) / brain.spacing[r]);
-        let lost = mask::outside(&brain.view, brain.inside, bounds(0.0), bounds(1.0));
+        // A voxel belongs to the grid if its centre does.
+        let kept = [0, 1, 2].map(|r| {
+            let first = |mm: f64| (mm / brain.spacing[r] - 0.5).ceil().max(0.0) as usize;
+            first(corner[r]).min(brain.view.shape[r])..first(corner[r] + size[r]).min(brain.view.shape[r])
+        });
+        let kept = mask::extent(&brain.view.crop(&kept), brain.inside).map_or(0, |e| e.count);
+        let lost = extent.count - kept;
         warnings.push(format!(
             "the {} measures {:.0} x {:.0} x {:.0} mm and does not fit the grid's {:.0} x {:.0} x {:.0} mm: {:.1} % of \
              it is lost; use a larger grid or spacing",
@@ -172,15 +177,14 @@ pub fn preprocess(volume: Volume, mask: Option<Volume>, settings: &Preprocessing
     let taps = |n: [usize; 3], d: [f64; 3]| {
         [0, 1, 2].map(|r| Taps::new(n[r], corner[r] / d[r], step / d[r], outputs[r].clone()))
     };
-    let image = resample(&view, &taps(view.shape, spacing), |v| v);
+    let image = resample(&view, &taps(view.shape, spacing), [2, 1, 0], |v| v);
     let mask_taps = taps(brain.view.shape, brain.spacing);
     let mask = match brain.inside {
-        Inside::Above(t) => resample(&brain.view, &mask_taps, |v| Inside::Above(t).value(v)),
-        Inside::Not(b) => resample(&brain.view, &mask_taps, |v| Inside::Not(b).value(v)),
+        Inside::Above(t) => resample(&brain.view, &mask_taps, [2, 1, 0], |v| Inside::Above(t).value(v)),
+        Inside::Not(b) => resample(&brain.view, &mask_taps, [2, 1, 0], |v| Inside::Not(b).value(v)),
     };
-    let image = image.view().copy([2, 1, 0]);
-    let mask = mask.view().copy([2, 1, 0]);
-    let values: Vec<f32> = image.iter().zip(&mask).filter(|(_, m)| **m >= 0.5).map(|(v, _)| *v).collect();
+    let mut values = Vec::with_capacity(image.len());
+    values.extend(image.iter().zip(&mask).filter(|(_, m)| **m >= 0.5).map(|(v, _)| *v));
     if values.is_empty() {
         return Err(Error::NoBrain("it is smaller than one voxel of the grid"));
     }
@@ -193,9 +197,7 @@ pub fn preprocess(volume: Volume, mask: Option<Volume>, settings: &Preprocessing
         let (x, y) = (outputs[0].start + row / outputs[1].len(), outputs[1].start + row % outputs[1].len());
         let to = &mut data[(x * gy + y) * gz..][outputs[2].clone()];
         for ((to, &v), &m) in to.iter_mut().zip(image).zip(mask) {
-            if m >= 0.5 {
-                *to = normalisation.apply(v);
-            }
+            *to = if m >= 0.5 { normalisation.apply(v) } else { BACKGROUND };
         }
     }
     Ok(Prepared {
@@ -222,7 +224,7 @@ pub fn preprocess(volume: Volume, mask: Option<Volume>, settings: &Preprocessing
 }
 
 fn refuse_not_finite(volume: &Volume) -> Result<(), Error> {
-    let count = volume.data.iter().filter(|v| !v.is_finite()).count();
+    let count = count(&volume.data, |v| !v.is_finite());
     if count > 0 {
         return Err(Error::NotFinite { count, total: volume.data.len() });
     }

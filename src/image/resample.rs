@@ -45,10 +45,16 @@ impl Taps {
         let begin = used().map(|t| t.0).min().unwrap_or(0);
         begin..used().map(|(first, w)| first + w.len()).max().unwrap_or(begin)
     }
+    /// New voxels are the span's old ones.
+    fn copies(&self) -> bool {
+        let begin = self.span().start;
+        let copy = |(o, (first, w)): (usize, &(usize, Range<usize>))| *first == begin + o && w.len() == 1;
+        self.taps.iter().enumerate().all(copy)
+    }
 }
 
 /// Resampled voxels, compact, their axes in the same order and direction in memory as the source's.
-pub(super) struct Block {
+struct Block {
     data: Vec<f32>,
     shape: [usize; 3],
     stride: [isize; 3],
@@ -56,7 +62,7 @@ pub(super) struct Block {
 }
 
 impl Block {
-    pub(super) fn view(&self) -> View<'_> {
+    fn view(&self) -> View<'_> {
         View { data: &self.data, shape: self.shape, stride: self.stride, start: self.start }
     }
     /// A block of zeros whose memory is laid out like `like`.
@@ -74,32 +80,36 @@ impl Block {
     }
 }
 
-/// The view's voxels after `load`, resampled along all axes: the axis that shrinks most goes first.
-pub(super) fn resample(view: &View, taps: &[Taps; 3], load: impl Fn(f32) -> f32 + Copy) -> Block {
+/// The view's voxels after `load`, resampled along all axes (the one that shrinks most goes first, the ones that stay
+/// as they are not at all), in an array whose axes, fastest first, are `order`.
+pub(super) fn resample(
+    view: &View,
+    taps: &[Taps; 3],
+    order: [usize; 3],
+    load: impl Fn(f32) -> f32 + Copy,
+) -> Vec<f32> {
     let spans = [0, 1, 2].map(|r| taps[r].span());
     let growth = |r: usize| taps[r].taps.len() as f64 / spans[r].len().max(1) as f64;
-    let mut order = [2, 1, 0];
-    order.sort_by(|&a, &b| growth(a).total_cmp(&growth(b)));
-    let [first, second, third] = order;
-    let block = along(view, first, &taps[first], 0, &spans, load);
-    // The first pass has cropped the other axes to their spans: from here on, voxels count from there.
-    let rest = |block: Block, axis: usize| {
-        let whole = block.shape.map(|n| 0..n);
-        along(&block.view(), axis, &taps[axis], spans[axis].start, &whole, |v| v)
-    };
-    rest(rest(block, second), third)
+    let mut passes: Vec<usize> = [2, 1, 0].into_iter().filter(|&r| !taps[r].copies()).collect();
+    passes.sort_by(|&a, &b| growth(a).total_cmp(&growth(b)));
+    let view = view.crop(&spans);
+    let mut block: Option<Block> = None;
+    for axis in passes {
+        block = Some(match block {
+            None => along(&view, axis, &taps[axis], load),
+            Some(block) => along(&block.view(), axis, &taps[axis], |v| v),
+        });
+    }
+    match block {
+        None => view.copy(order, load),
+        Some(block) => block.view().copy(order, |v| v),
+    }
 }
 
-/// Resamples along `axis`, on which the view begins at old voxel `offset`, and crops the other axes to `window`.
-fn along(
-    view: &View,
-    axis: usize,
-    taps: &Taps,
-    offset: usize,
-    window: &[Range<usize>; 3],
-    load: impl Fn(f32) -> f32 + Copy,
-) -> Block {
-    let mut shape = [0, 1, 2].map(|r| window[r].len());
+/// Resamples along `axis`, on which the view begins where the taps' span does.
+fn along(view: &View, axis: usize, taps: &Taps, load: impl Fn(f32) -> f32 + Copy) -> Block {
+    let offset = taps.span().start;
+    let mut shape = view.shape;
     shape[axis] = taps.taps.len();
     let mut block = Block::zeros(shape, view);
     if block.data.is_empty() {
@@ -113,26 +123,23 @@ fn along(
         let mut voxel = [0; 3];
         voxel[middle] = forwards(middle, index % shape[middle]);
         voxel[far] = forwards(far, index / shape[middle]);
-        let mut source = [0, 1, 2].map(|r| window[r].start + voxel[r]);
+        let mut source = voxel;
         if axis == near {
+            let from = view.at(source);
             for (i, to) in row.iter_mut().enumerate() {
                 let (first, weights) = &taps.taps[forwards(near, i)];
-                if weights.is_empty() {
-                    continue;
-                }
-                source[near] = first - offset;
-                let from = view.at(source);
-                let step = view.stride[near];
-                *to = taps.weights[weights.clone()]
-                    .iter()
-                    .enumerate()
-                    .map(|(k, w)| w * load(view.data[from.wrapping_add_signed(k as isize * step)]))
-                    .fold(0.0, |sum, v| sum + v);
+                let (weights, behind) = (&taps.weights[weights.clone()], first.saturating_sub(offset));
+                *to = if view.stride[near] < 0 {
+                    let old = &view.data[from + 1 - behind - weights.len()..=from - behind];
+                    weighted_sum(weights, old.iter().rev(), load)
+                } else {
+                    weighted_sum(weights, &view.data[from + behind..][..weights.len()], load)
+                };
             }
         } else {
             let (first, weights) = &taps.taps[voxel[axis]];
             // The row's first voxel in memory.
-            source[near] = if view.stride[near] < 0 { window[near].end - 1 } else { window[near].start };
+            source[near] = if view.stride[near] < 0 { n - 1 } else { 0 };
             for (k, w) in taps.weights[weights.clone()].iter().enumerate() {
                 source[axis] = first + k - offset;
                 let from = view.at(source);
@@ -141,6 +148,16 @@ fn along(
         }
     }
     block
+}
+
+/// Σ weight · load(old)
+#[inline(always)]
+fn weighted_sum<'a>(
+    weights: &[f32],
+    old: impl IntoIterator<Item = &'a f32>,
+    load: impl Fn(f32) -> f32,
+) -> f32 {
+    weights.iter().zip(old).fold(0.0, |sum, (w, &v)| sum + w * load(v))
 }
 
 /// row += weight · load(from)
@@ -215,8 +232,7 @@ mod tests {
                 }
                 let steps = [1.5, 2.0, 0.7];
                 let taps = [0, 1, 2].map(|r| Taps::new(shape[r], 2.0, steps[r], 0..3));
-                let block = resample(&View::new(&data, own, axes), &taps, |v| v + 1.0);
-                let out = block.view().copy([0, 1, 2]);
+                let out = resample(&View::new(&data, own, axes), &taps, [0, 1, 2], |v| v + 1.0);
                 let first = first.get_or_insert_with(|| out.clone());
                 assert!(*first == out, "{axes:?}");
             }
