@@ -20,14 +20,14 @@ fn prepare(dataset: &Path, out: &Path) -> Result<Report, Error> {
 /// Five synthetic heads of coarse voxels.
 fn heads(folder: &Path) -> PathBuf {
     let out = folder.join("heads");
-    phantom::write_cohort(&out, 5, 3, 4.0, || ()).unwrap();
+    phantom::write_cohort(&out, 5, 3, 4.0, || ()).expect("a fresh folder can be written");
     out
 }
 
 const FILES: [&str; 3] = ["volumes.npy", "scans.tsv", "cache.json"];
 
 fn bytes(cache: &Path) -> Vec<Vec<u8>> {
-    FILES.iter().map(|f| fs::read(cache.join(f)).unwrap()).collect()
+    FILES.iter().map(|f| fs::read(cache.join(f)).expect("the cache is whole")).collect()
 }
 
 #[test]

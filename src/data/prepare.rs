@@ -86,7 +86,10 @@ pub fn prepare(
                 voxels.push(part);
             }
             Err(error) => {
-                skipped.push(Skipped { source: relative(scan, root).path, reason: chain(&error) });
+                // On one line, and with paths counted from the dataset's folder as everywhere in the cache.
+                let reason = chain(&error).replace("\n  because", ", because");
+                let reason = reason.replace(&root.join("").display().to_string(), "");
+                skipped.push(Skipped { source: relative(scan, root).path, reason });
             }
         }
     }

@@ -80,7 +80,7 @@ impl Anatomy {
         let years = age + 4.0 * r.normal() - 50.0;
         let whole = (0.97 + 0.035 * r.normal()) * if male { 1.02 } else { 0.975 };
         let size = [0; 3].map(|_| (whole * (1.0 + 0.025 * r.normal())).clamp(0.85, 1.13));
-        let ventricle = (0.5 * (0.022 * years + 0.30 * r.normal())).exp();
+        let ventricle = (0.5 * (0.022 * years + 0.25 * r.normal())).exp();
         let wavelength = r.between(0.9, 1.12);
         Anatomy {
             size,
