@@ -35,8 +35,8 @@ fn a_broken_scan_is_reported_and_left_out() {
     let folder = tempfile::tempdir().unwrap();
     let dataset = heads(folder.path());
     let image = dataset.join("sub-003/anat/sub-003_T1w.nii.gz");
-    let half = fs::read(&image).unwrap();
-    fs::write(&image, &half[..half.len() / 2]).unwrap();
+    let good = fs::read(&image).unwrap();
+    fs::write(&image, &good[..good.len() / 2]).unwrap();
 
     let out = folder.path().join("cache");
     let report = prepare(&dataset, &out).unwrap();
@@ -52,6 +52,9 @@ fn a_broken_scan_is_reported_and_left_out() {
     // Again: the same scans, with the same one broken, are up to date.
     let again = prepare(&dataset, &out).unwrap();
     assert!(again.untouched && again.skipped == report.skipped);
+    // Repaired, it is missing from the cache, which must not go unnoticed.
+    fs::write(&image, good).unwrap();
+    assert!(matches!(prepare(&dataset, &out), Err(Error::CacheDiffers { .. })));
 }
 
 #[test]

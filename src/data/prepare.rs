@@ -194,7 +194,8 @@ fn compare(root: &Path, scans: &[Scan], out: &Path, settings: &Preprocessing) ->
         let here = relative(scan, root);
         let same = match known(&here) {
             Some(row) => hash_file(&scan.path).is_ok_and(|hash| hash == rows[row].measured.blake3),
-            None => skipped(&here),
+            // A file that failed may have been repaired since.
+            None => skipped(&here) && prepare_scan(scan, settings).is_err(),
         };
         (!same).then(|| here.path.display().to_string())
     });

@@ -102,7 +102,7 @@ const FLOOR: f32 = BACKGROUND + 0.0625;
 /// The grey scale that `gamma` bends: from the background to as far above 0.
 const SPAN: f32 = -2.0 * BACKGROUND;
 
-/// Writes a random variant of `volume` ([x][y][z], z fastest, voxels of `spacing` mm) to `out`. With
+/// Writes a random variant of `volume` (`[x][y][z]`, z fastest, voxels of `spacing` mm) to `out`. With
 /// [`Augment::none`] it is `volume` itself. Draws depend on `r` alone.
 pub fn augment(
     volume: &[f16],
