@@ -58,12 +58,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::from(3))
 }
 
-/// A table of the scans that failed.
+/// The scans that failed, a line each; the reasons name the files.
 fn list(skipped: &[Skipped]) {
-    let width = skipped.iter().map(|s| s.source.display().to_string().len()).max().unwrap_or(0);
     eprintln!("left out:");
-    for Skipped { source, reason } in skipped {
-        let source = source.display().to_string();
-        eprintln!("  {source:width$}  {}", reason.replace("\n ", ""));
+    for Skipped { reason, .. } in skipped {
+        eprintln!("  {reason}");
     }
 }

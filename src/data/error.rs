@@ -96,6 +96,16 @@ pub enum Error {
         /// What is wrong with it.
         fault: String,
     },
+    /// A setting of the augmentation that makes no sense.
+    #[error("augment.{key} is {value}, but must be from 0 to {most}")]
+    Setting {
+        /// The setting.
+        key: &'static str,
+        /// What it is.
+        value: f32,
+        /// The most it may be.
+        most: f32,
+    },
     /// A split that cannot be made.
     #[error("cannot split {subjects} subjects {how}; {advice}")]
     Split {

@@ -42,17 +42,9 @@ impl Traits {
         }
     }
 
-    /// Names and values, in the order of [`Fingerprint`].
-    fn named(&self) -> [(&'static str, f64); 7] {
-        [
-            ("voxel size (mm)", self.voxel_mm),
-            ("thickest voxel edge (mm)", self.thickest_mm),
-            ("brain volume (ml)", self.brain_ml),
-            ("brain share of the grid", self.foreground),
-            ("10th percentile of normalised intensity", self.dark),
-            ("median of normalised intensity", self.middle),
-            ("90th percentile of normalised intensity", self.bright),
-        ]
+    /// The traits in the order of their declaration.
+    fn values(&self) -> [f64; 7] {
+        [self.voxel_mm, self.thickest_mm, self.brain_ml, self.foreground, self.dark, self.middle, self.bright]
     }
 }
 
@@ -67,18 +59,32 @@ pub struct Spread {
     pub p95: f64,
 }
 
-/// The spread of each of the [`Traits`] over the scans of a cache, in their order.
+/// The spread of each of the [`Traits`] over the scans of a cache.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fingerprint {
-    traits: [Spread; 7],
+    /// Of [`Traits::voxel_mm`].
+    pub voxel_mm: Spread,
+    /// Of [`Traits::thickest_mm`].
+    pub thickest_mm: Spread,
+    /// Of [`Traits::brain_ml`].
+    pub brain_ml: Spread,
+    /// Of [`Traits::foreground`].
+    pub foreground: Spread,
+    /// Of [`Traits::dark`].
+    pub dark: Spread,
+    /// Of [`Traits::middle`].
+    pub middle: Spread,
+    /// Of [`Traits::bright`].
+    pub bright: Spread,
 }
 
 impl Fingerprint {
     /// The fingerprint of scans with these traits; there must be one at least.
     pub fn of(scans: &[Traits]) -> Fingerprint {
         assert!(!scans.is_empty(), "a fingerprint needs scans");
-        let traits = [0, 1, 2, 3, 4, 5, 6].map(|i| {
-            let mut values: Vec<f64> = scans.iter().map(|s| s.named()[i].1).collect();
+        let spread = |trait_number: usize| {
+            let mut values: Vec<f64> = scans.iter().map(|s| s.values()[trait_number]).collect();
             values.sort_by(f64::total_cmp);
             let [p5, median, p95] = [0.05, 0.5, 0.95].map(|q| {
                 let at = q * (values.len() - 1) as f64;
@@ -86,21 +92,32 @@ impl Fingerprint {
                 low + (high - low) * at.fract()
             });
             Spread { p5, median, p95 }
-        });
-        Fingerprint { traits }
+        };
+        let [voxel_mm, thickest_mm, brain_ml, foreground, dark, middle, bright] =
+            [0, 1, 2, 3, 4, 5, 6].map(spread);
+        Fingerprint { voxel_mm, thickest_mm, brain_ml, foreground, dark, middle, bright }
     }
 
     /// What is unlike the fingerprinted scans about a scan, in words: traits that lie further outside their p5 to
     /// p95 than that range is wide, or than a tenth of the median where the range is narrower.
     pub fn unusual(&self, scan: &Traits) -> Vec<String> {
-        let odd = |((name, value), s): ((&str, f64), &Spread)| {
+        let spreads = [
+            ("voxel size (mm)", &self.voxel_mm),
+            ("thickest voxel edge (mm)", &self.thickest_mm),
+            ("brain volume (ml)", &self.brain_ml),
+            ("brain share of the grid", &self.foreground),
+            ("10th percentile of normalised intensity", &self.dark),
+            ("median of normalised intensity", &self.middle),
+            ("90th percentile of normalised intensity", &self.bright),
+        ];
+        let odd = |(value, (name, s)): (f64, (&str, &Spread))| {
             let margin = (s.p95 - s.p5).max(0.1 * s.median.abs());
             let usual = (s.p5 - margin..=s.p95 + margin).contains(&value);
             (!usual).then(|| {
                 format!("{name} is {value:.2}, but {:.2} to {:.2} in the training scans", s.p5, s.p95)
             })
         };
-        scan.named().into_iter().zip(&self.traits).filter_map(odd).collect()
+        scan.values().into_iter().zip(spreads).filter_map(odd).collect()
     }
 }
 
@@ -120,7 +137,7 @@ mod tests {
             bright: 1.2,
         };
         let fingerprint = Fingerprint::of(&(0..=100).map(|i| scan(f64::from(i))).collect::<Vec<_>>());
-        assert_eq!(fingerprint.traits[2], Spread { p5: 1025.0, median: 1250.0, p95: 1475.0 });
+        assert_eq!(fingerprint.brain_ml, Spread { p5: 1025.0, median: 1250.0, p95: 1475.0 });
         assert!(fingerprint.unusual(&scan(50.0)).is_empty());
         assert!(fingerprint.unusual(&scan(120.0)).is_empty());
         let odd = fingerprint.unusual(&Traits { brain_ml: 2400.0, bright: 3.0, ..scan(50.0) });

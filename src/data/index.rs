@@ -1,5 +1,5 @@
 //! `scans.tsv` of a cache: a line for each volume, readable by people and by any table reader.
-use super::{Error, fingerprint::Traits, scan::Scan, table::Row, table::Table};
+use super::{Error, fingerprint::Traits, scan::Scan, split::Member, table::Row, table::Table};
 use crate::image::Stats;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -17,6 +17,13 @@ pub struct IndexRow {
     pub scan: Scan,
     /// The rest, measured while preparing it.
     pub measured: Measured,
+}
+
+impl IndexRow {
+    /// This scan as a member of a split.
+    pub fn member(&self) -> Member<'_> {
+        Member { row: self.row, subject: &self.scan.subject, age: self.scan.age }
+    }
 }
 
 /// What was found while a scan was prepared.

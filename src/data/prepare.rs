@@ -86,7 +86,10 @@ pub fn prepare(
                 voxels.push(part);
             }
             Err(error) => {
-                skipped.push(Skipped { source: relative(scan, root).path, reason: chain(&error) });
+                // On one line, and with paths counted from the dataset's folder as everywhere in the cache.
+                let reason = chain(&error).replace("\n  because", ", because");
+                let reason = reason.replace(&root.join("").display().to_string(), "");
+                skipped.push(Skipped { source: relative(scan, root).path, reason });
             }
         }
     }
@@ -191,7 +194,8 @@ fn compare(root: &Path, scans: &[Scan], out: &Path, settings: &Preprocessing) ->
         let here = relative(scan, root);
         let same = match known(&here) {
             Some(row) => hash_file(&scan.path).is_ok_and(|hash| hash == rows[row].measured.blake3),
-            None => skipped(&here),
+            // A file that failed may have been repaired since.
+            None => skipped(&here) && prepare_scan(scan, settings).is_err(),
         };
         (!same).then(|| here.path.display().to_string())
     });

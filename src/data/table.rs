@@ -41,7 +41,7 @@ impl Table {
         Ok(Table { path: path.to_owned(), header, rows })
     }
 
-    /// An error that names every missing one of `columns` would hide the rest: the first is named.
+    /// Refuses a table that lacks one of `columns`.
     pub(super) fn require(&self, columns: &[&'static str]) -> Result<(), Error> {
         match columns.iter().find(|c| !self.header.iter().any(|h| h == *c)) {
             None => Ok(()),

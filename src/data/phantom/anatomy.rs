@@ -78,9 +78,9 @@ impl Anatomy {
     pub(super) fn new(seed: u64, subject: u32, age: f32, male: bool) -> Anatomy {
         let mut r = Philox::new(seed, Purpose::Phantom, 1, subject);
         let years = age + 4.0 * r.normal() - 50.0;
-        let whole = (1.0 + 0.035 * r.normal()) * if male { 1.02 } else { 0.975 };
+        let whole = (0.97 + 0.035 * r.normal()) * if male { 1.02 } else { 0.975 };
         let size = [0; 3].map(|_| (whole * (1.0 + 0.025 * r.normal())).clamp(0.85, 1.13));
-        let ventricle = (0.5 * (0.022 * years + 0.30 * r.normal())).exp();
+        let ventricle = (0.5 * (0.022 * years + 0.25 * r.normal())).exp();
         let wavelength = r.between(0.9, 1.12);
         Anatomy {
             size,
@@ -116,7 +116,7 @@ impl Anatomy {
         let mut cerebellum = ellipsoid(p, [0.0, -50.0, -45.0], [51.0, 30.0, 24.0]) + 1.5 * warp;
         // The two halves of the cerebellum leave a notch behind.
         cerebellum -= 4.0 * (1.0 - p[0].abs() / 10.0).max(0.0) * if p[1] < -60.0 { 1.0 } else { 0.0 };
-        let stem = round_cone(p, [0.0, -8.0, -24.0], 15.0, [0.0, -30.0, -84.0], 9.0);
+        let stem = round_cone(p, [0.0, -8.0, -24.0], 15.0, [0.0, -28.0, -76.0], 9.0);
         let brain = cerebrum.max(cerebellum).max(stem);
         let inside = brain > -2.0;
 

@@ -139,8 +139,8 @@ fn file_grid(anatomy: &Anatomy, spacing: f64, r: &mut Philox) -> Grid {
     for (column, axis) in order.into_iter().enumerate() {
         let edge = if r.below(2) == 0 { edges[column] } else { -edges[column] };
         grid.shape[column] = (extent[axis] / edges[column]).ceil() as usize;
-        for row in 0..3 {
-            let step = f64::from(turn[row][axis]) * edge;
+        for (row, turned) in turn.iter().enumerate() {
+            let step = f64::from(turned[axis]) * edge;
             grid.affine[row][column] = step;
             grid.affine[row][3] -= 0.5 * step * (grid.shape[column] - 1) as f64;
         }
