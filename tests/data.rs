@@ -10,7 +10,7 @@ use std::{
 };
 
 fn settings() -> Preprocessing {
-    Preprocessing { grid: [32, 40, 32], spacing: 5.0, ..Preprocessing::default() }
+    Preprocessing { grid: [32, 40, 32], spacing: Some(5.0), ..Preprocessing::default() }
 }
 
 fn prepare(dataset: &Path, out: &Path) -> Result<Report, Error> {
@@ -134,7 +134,7 @@ fn other_settings_or_scans_are_refused_with_advice() {
         let text = result.unwrap_err().to_string();
         assert!(text.contains(word) && text.contains("--out"), "{text}");
     };
-    let finer = Preprocessing { spacing: 4.0, ..settings() };
+    let finer = Preprocessing { spacing: Some(4.0), ..settings() };
     refused(data::prepare(&dataset, &out, &finer, |_| (), || ()), "other settings");
 
     let table = dataset.join("participants.tsv");

@@ -1,7 +1,7 @@
 //! `gyrus prepare`: from scans to a cache that training reads.
 use crate::{
     data::{self, Skipped},
-    image::{Fit, Preprocessing},
+    image::Preprocessing,
 };
 use indicatif::ProgressBar;
 use std::{error::Error, path::PathBuf, process::ExitCode};
@@ -23,12 +23,9 @@ pub struct Args {
     /// Voxels along x, y and z
     #[arg(long, num_args = 3, value_names = ["X", "Y", "Z"], default_values_t = Preprocessing::default().grid)]
     pub grid: Vec<usize>,
-    /// Millimetres between voxels
-    #[arg(long, value_name = "MM", default_value_t = Preprocessing::default().spacing)]
-    pub spacing: f64,
-    /// What the grid is laid over: its own extent around the brain's centre, or the brain's bounding box
-    #[arg(long, default_value = "spacing")]
-    pub fit: Fit,
+    /// Millimetres between voxels, for sizes to stay comparable; without it every brain is stretched to the grid
+    #[arg(long, value_name = "MM")]
+    pub spacing: Option<f64>,
 }
 
 /// Runs `gyrus prepare`.
@@ -37,7 +34,7 @@ pub struct Args {
 /// A dataset without usable scans; another cache in the same place; files that cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let grid = args.grid.clone().try_into().expect("clap takes three numbers");
-    let settings = Preprocessing { grid, spacing: args.spacing, fit: args.fit, ..Preprocessing::default() };
+    let settings = Preprocessing { grid, spacing: args.spacing, ..Preprocessing::default() };
     let bar = ProgressBar::new(0).with_style(super::phantom::style());
     let outcome =
         data::prepare(&args.dataset, &args.out, &settings, |n| bar.set_length(n as u64), || bar.inc(1));

@@ -15,7 +15,7 @@ mod write;
 pub use header::{AffineSource, Datatype, Header};
 pub use intensity::BACKGROUND;
 pub use nifti::{Fault, read};
-pub use preprocess::{Fit, Prepared, Preprocessing, Stats, preprocess};
+pub use preprocess::{Prepared, Preprocessing, Stats, preprocess};
 pub use write::{Storage, write};
 
 /// A 3-D image: voxels in `f32`, the first axis running fastest (as NIfTI stores them).

@@ -2,8 +2,8 @@
 //! stage uses, so that a model never meets an image prepared otherwise than its training data.
 //!
 //! 1. See image and mask as RAS. Axes are permuted and flipped, never rotated: up to 45 degrees of obliquity stay.
-//! 2. Put the grid's centre on the centre of the brain's bounding box, its corner on a voxel's edge: equal voxel sizes
-//!    copy voxels, and halving averages them evenly.
+//! 2. Put the grid's centre on the centre of the brain's bounding box, its corner at a given spacing on a voxel's
+//!    edge: equal voxel sizes copy voxels, and halving averages them evenly.
 //! 3. Resample the image unmasked and the mask alike, and only then cut: zeros outside never darken the brain's rim.
 //! 4. Clip the brain at two percentiles, z-score it, put [`BACKGROUND`] elsewhere.
 //!
@@ -23,51 +23,43 @@ use serde::{Deserialize, Serialize};
 pub struct Preprocessing {
     /// Voxels along x, y and z.
     pub grid: [usize; 3],
-    /// Millimetres between voxels, the same along every axis, where `fit` is `spacing`.
-    pub spacing: f64,
-    /// What the grid is laid over.
-    pub fit: Fit,
+    /// Millimetres between voxels, the same along every axis, so that sizes stay comparable. Without it the brain's
+    /// bounding box is stretched to the grid, so that the same place in the grid is nearly the same in every brain.
+    pub spacing: Option<f64>,
     /// The brain's intensities are clipped at these percentiles.
     pub clip: [f64; 2],
 }
 
-/// What the grid is laid over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Fit {
-    /// Its own extent, `grid` times `spacing` millimetres, around the brain's centre: sizes stay comparable.
-    Spacing,
-    /// The brain's bounding box, stretched along each axis to all but two voxels at either end: the same
-    /// place in the grid is nearly the same place in every brain.
-    Brain,
-}
-
-/// Voxels of the grid that stay free at either end of the brain's bounding box under [`Fit::Brain`].
+/// Voxels of the grid that stay free at either end of a brain that is stretched to it.
 const MARGIN: usize = 2;
 
-impl Default for Preprocessing {
-    /// 80 x 96 x 80 voxels at 2 mm: room for a brain of 160 x 192 x 160 mm.
-    fn default() -> Self {
-        Preprocessing { grid: [80, 96, 80], spacing: 2.0, fit: Fit::Spacing, clip: [0.5, 99.5] }
-    }
-}
-
 impl Preprocessing {
+    /// Millimetres between voxels: as set, or what an adult brain of 172 mm from front to back comes to.
+    pub fn nominal_spacing(&self) -> f64 {
+        self.spacing.unwrap_or_else(|| 172.0 / (self.grid[1] - 2 * MARGIN) as f64)
+    }
     /// Refuses settings that no image could be prepared with, naming the key.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |key, reason| Err(Error::Setting { key, reason });
-        let least = if self.fit == Fit::Brain { 2 * MARGIN + 1 } else { 1 };
+        let least = if self.spacing.is_none() { 2 * MARGIN + 1 } else { 1 };
         if self.grid.iter().any(|n| !(least..=1024).contains(n)) {
             return refuse("grid", format!("{:?} has an axis outside {least} to 1024 voxels", self.grid));
         }
-        if !(0.1..=20.0).contains(&self.spacing) {
-            return refuse("spacing", format!("{} is outside 0.1 to 20 mm", self.spacing));
+        if let Some(mm) = self.spacing.filter(|mm| !(0.1..=20.0).contains(mm)) {
+            return refuse("spacing", format!("{mm} is outside 0.1 to 20 mm"));
         }
         let [low, high] = self.clip;
         if !(0.0 <= low && low < high && high <= 100.0) {
             return refuse("clip", format!("[{low}, {high}] must be two percentiles, the lower first"));
         }
         Ok(())
+    }
+}
+
+impl Default for Preprocessing {
+    /// 80 x 96 x 80 voxels, the brain stretched to them: about 2 mm each.
+    fn default() -> Self {
+        Preprocessing { grid: [80, 96, 80], spacing: None, clip: [0.5, 99.5] }
     }
 }
 
@@ -153,16 +145,16 @@ pub fn preprocess(volume: Volume, mask: Option<Volume>, settings: &Preprocessing
         ));
     }
 
-    let step = match settings.fit {
-        Fit::Spacing => [settings.spacing; 3],
-        Fit::Brain => [0, 1, 2].map(|r| box_mm[r] / (settings.grid[r] - 2 * MARGIN) as f64),
+    let step = match settings.spacing {
+        Some(mm) => [mm; 3],
+        None => [0, 1, 2].map(|r| box_mm[r] / (settings.grid[r] - 2 * MARGIN) as f64),
     };
     let size = [0, 1, 2].map(|r| settings.grid[r] as f64 * step[r]);
     // The grid's low corner, in millimetres from the volume's; at a given spacing on an edge between voxels.
     let corner = [0, 1, 2].map(|r| {
         let centre = (extent.low[r] + extent.high[r]) as f64 / 2.0 * brain.spacing[r];
         let corner = centre - size[r] / 2.0;
-        if settings.fit == Fit::Brain { corner } else { (corner / spacing[r] + 0.5).floor() * spacing[r] }
+        if settings.spacing.is_none() { corner } else { (corner / spacing[r] + 0.5).floor() * spacing[r] }
     });
     // Half a voxel of rounding is no loss.
     let too_large = (0..3).any(|r| box_mm[r] > size[r] + spacing[r]);

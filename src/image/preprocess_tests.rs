@@ -10,7 +10,7 @@ const IDENTITY: [[f64; 4]; 4] =
     [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
 
 fn small() -> Preprocessing {
-    Preprocessing { grid: [20, 24, 20], spacing: 2.0, fit: Fit::Spacing, clip: [0.5, 99.5] }
+    Preprocessing { grid: [20, 24, 20], spacing: Some(2.0), clip: [0.5, 99.5] }
 }
 
 /// An ellipsoid in a volume of 1 mm voxels; `value` inside, `air` outside.
@@ -81,7 +81,7 @@ fn a_real_head_in_all_48_orientations_gives_the_same_bits() {
     let [image, mask] = [image, mask].map(|f| orientation::to_ras(nifti::read(&f).unwrap().1));
     // 1.7 mm makes every weight a rounded number; 2.6 mm also exercises the widened triangle.
     for (spacing, with_mask) in [(1.7, true), (2.6, true), (2.6, false)] {
-        let settings = Preprocessing { grid: [64, 80, 64], spacing, ..Default::default() };
+        let settings = Preprocessing { grid: [64, 80, 64], spacing: Some(spacing), ..Default::default() };
         let prepare = |axes| {
             let mask = with_mask.then(|| turned(&mask, axes));
             preprocess(turned(&image, axes), mask, &settings).unwrap()
@@ -145,7 +145,7 @@ fn a_real_head_in_other_data_types_and_byte_orders_gives_the_same_bits() {
 #[test]
 fn equal_voxels_are_copied_and_the_affine_leads_back() {
     let (image, mask) = ball(|_| 7.0, wavy);
-    let settings = Preprocessing { grid: [40, 40, 40], spacing: 1.0, fit: Fit::Spacing, clip: [0.0, 100.0] };
+    let settings = Preprocessing { grid: [40, 40, 40], spacing: Some(1.0), clip: [0.0, 100.0] };
     let p = preprocess(image.clone(), Some(mask.clone()), &settings).unwrap();
     let brain = mask.data.iter().filter(|&&m| m > 0.5).count();
     assert_eq!(p.data.iter().filter(|&&v| v > BACKGROUND).count(), brain, "no voxel is lost or invented");
@@ -248,7 +248,7 @@ fn images_that_show_nothing_are_refused() {
     assert!(refused(broken, Some(mask)).contains("2 of 63360"));
     for (key, settings) in [
         ("grid", Preprocessing { grid: [0, 1, 1], ..small() }),
-        ("spacing", Preprocessing { spacing: f64::NAN, ..small() }),
+        ("spacing", Preprocessing { spacing: Some(f64::NAN), ..small() }),
         ("clip", Preprocessing { clip: [60.0, 40.0], ..small() }),
     ] {
         assert!(settings.check().unwrap_err().to_string().contains(key));
@@ -270,10 +270,10 @@ fn obliquity_is_kept() {
     assert!((oblique.affine[0][0] - 2.0 * c).abs() < 1e-9, "{:?}", oblique.affine);
 }
 
-/// Under `Fit::Brain` heads of different size fill the same box, and the affine leads back to the scan.
+/// Without a spacing, heads of different size fill the same box, and the affine leads back to the scan.
 #[test]
 fn a_fitted_brain_fills_the_grid_whatever_its_size() {
-    let settings = Preprocessing { fit: Fit::Brain, ..small() };
+    let settings = Preprocessing { spacing: None, ..small() };
     for scale in [0.8, 1.0, 1.3] {
         let (head, mask) = phantom_box(scale);
         let p = preprocess(head, Some(mask), &settings).unwrap();

@@ -56,24 +56,30 @@ impl Task {
 pub struct Head {
     /// What it was trained with.
     pub loss: AgeLoss,
-    /// Mean of the training ages, years.
-    pub age_mean: f64,
-    /// Their standard deviation, years.
-    pub age_sd: f64,
-    /// The youngest and the oldest of them, years.
+    /// Whether the network adds to a linear readout of regional intensities (`readout.weight`, `readout.bias`).
+    pub readout: bool,
+    /// Mean of what the network was trained on, years: ages, or what the readout leaves of them.
+    pub target_mean: f64,
+    /// Its standard deviation, years.
+    pub target_sd: f64,
+    /// The youngest and the oldest training age, years.
     pub age_range: [f64; 2],
 }
 
 impl Head {
-    /// An age in the unit the loss works in.
+    /// A target in years in the unit the loss works in.
     pub fn target(&self, years: f64) -> f64 {
-        if let AgeLoss::SoftLabel(_) = self.loss { years } else { (years - self.age_mean) / self.age_sd }
+        if let AgeLoss::SoftLabel(_) = self.loss {
+            years
+        } else {
+            (years - self.target_mean) / self.target_sd
+        }
     }
-    /// The age in years that `outputs` say.
+    /// The years that `outputs` say: of age, or to add to the readout's.
     pub fn years(&self, outputs: &[f32]) -> f64 {
         match self.loss {
             AgeLoss::SoftLabel(bins) => bins.expectation(outputs.iter().map(|&x| f64::from(x))),
-            _ => f64::from(outputs[0]) * self.age_sd + self.age_mean,
+            _ => f64::from(outputs[0]) * self.target_sd + self.target_mean,
         }
     }
 }

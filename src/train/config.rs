@@ -27,6 +27,8 @@ pub struct Finetune {
     pub model: Model,
     /// What the prediction is trained with.
     pub loss: Loss,
+    /// Whether the network adds to a linear readout of regional intensities, fitted in closed form.
+    pub readout: bool,
     /// Learning rate of a layer, relative to the one above it; 1 for equal rates.
     pub layer_decay: f64,
     /// Share of residual branches dropped in the last block; it falls linearly to 0 in the first.
@@ -97,16 +99,16 @@ pub enum Loss {
 }
 
 impl Loss {
-    /// The loss for training ages with these extremes, in years; regression works on standardised ages.
-    pub fn of_ages(self, youngest: f64, oldest: f64) -> AgeLoss {
+    /// The loss for targets with these extremes, in years; regression works on standardised ones.
+    pub fn of_targets(self, least: f64, greatest: f64) -> AgeLoss {
         match self {
             Loss::L1 => AgeLoss::L1,
             Loss::L2 => AgeLoss::L2,
             Loss::Huber => AgeLoss::Huber(0.5),
             Loss::Soft => {
-                // Room for three standard deviations of the label, and more, beyond the training ages.
-                let (first, step, sigma) = ((youngest - 12.0).floor(), 2.0, 4.0);
-                let count = ((oldest + 12.0 - first) / step).ceil() as usize + 1;
+                // Room for three standard deviations of the label beyond the training targets.
+                let (first, step, sigma) = ((least - 12.0).floor(), 2.0, 4.0);
+                let count = ((greatest + 12.0 - first) / step).ceil() as usize + 1;
                 AgeLoss::SoftLabel(crate::ops::Bins { first, step, count, sigma })
             }
         }
@@ -231,6 +233,7 @@ impl Default for Finetune {
         Finetune {
             model: Model::default(),
             loss: Loss::Huber,
+            readout: true,
             layer_decay: 0.75,
             drop_path: 0.1,
             train: Training {

@@ -5,14 +5,19 @@ use super::config::{Finetune, Training};
 use super::infer::AgePredictor;
 use super::optimise::Optimiser;
 use super::pretrain::{fill_volumes, subjects};
+use super::readout::{self, Readout};
 use super::schedule::layer_scale;
 use super::session::{Draw, Job, Session};
 use crate::data::{Cache, Member, Split};
 use crate::error::OnFile;
 use crate::machine::philox::{Philox, Purpose};
 use crate::model::{Encoder, brain_age, brain_age::BrainAge, init};
-use crate::program::Cpu;
+use crate::ops::Patches;
+use crate::program::{Arrays, Cpu};
 use crate::tape::Tape;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The prediction for a scan that its model was not trained on.
@@ -111,8 +116,8 @@ fn fit(
         Some(checkpoint) => pretrained_encoder(checkpoint, cache)?,
         None => settings.model.mae(cache.grid()).map_err(Error::Setup)?.encoder,
     };
-    let ages: Vec<f64> = rows.iter().filter_map(|&row| cache.scans()[row].scan.age).map(f64::from).collect();
-    let head = head(&ages, settings)?;
+    let targets = Targets::of(cache, encoder.patches(), rows, watched, settings.readout);
+    let head = head(&targets, rows, settings)?;
     let batch = settings.train.batch.min(rows.len());
     let model = BrainAge { encoder, loss: head.loss };
     let mut tape = Tape::default();
@@ -130,7 +135,7 @@ fn fit(
     let ids: Vec<u32> = (0..batch).flat_map(|_| 0..encoder.patches().tokens() as u32).collect();
     cpu.write_indices(inputs.ids, &ids);
     let pretrained_on = from.map_or(Vec::new(), |c| c.card.data.subjects.clone());
-    let job = Finetuning { cache, settings, encoder, head, inputs, rows, split, pretrained_on };
+    let job = Finetuning { cache, settings, encoder, head, targets, inputs, rows, split, pretrained_on };
     let training = &settings.train;
     Session { job: &job, optimiser: &optimiser, training, batch, rows, watched, folder, title }
         .run(&mut cpu, resume)
@@ -149,16 +154,52 @@ fn pretrained_encoder(checkpoint: &Checkpoint, cache: &Cache) -> Result<Encoder,
     Ok(mae.encoder)
 }
 
-fn head(ages: &[f64], settings: &Finetune) -> Result<Head, Error> {
-    let n = ages.len() as f64;
-    let age_mean = ages.iter().sum::<f64>() / n;
-    let age_sd = (ages.iter().map(|a| (a - age_mean).powi(2)).sum::<f64>() / n).sqrt();
-    if age_sd == 0.0 {
-        return Err(Error::Setup(format!("all training scans have the same age, {age_mean} years")));
+/// What the network is trained on: each scan's age, less what the readout says of it.
+struct Targets {
+    ages: BTreeMap<usize, f64>,
+    years: BTreeMap<usize, f64>,
+    readout: Option<Readout>,
+}
+
+impl Targets {
+    /// Targets of `rows`, which the readout is fitted to, and of `watched`. A training scan's target is what the
+    /// readout leaves when that scan is left out of its fit: what it will leave of scans it has never seen.
+    fn of(cache: &Cache, patches: Patches, rows: &[usize], watched: &[usize], readout: bool) -> Targets {
+        let age = |&row: &usize| {
+            (row, cache.scans()[row].scan.age.expect("only scans with an age are used").into())
+        };
+        let ages: BTreeMap<usize, f64> = rows.iter().chain(watched).map(age).collect();
+        if !readout {
+            return Targets { years: ages.clone(), ages, readout: None };
+        }
+        let features = |&row: &usize| readout::features(patches, &cache.volume(row).to_f32_vec());
+        let features: Vec<Vec<f32>> = rows.par_iter().chain(watched).map(features).collect();
+        let training: Vec<f64> = rows.iter().map(|row| ages[row]).collect();
+        let readout::Fitted { readout, left_out } = readout::fit(&features[..rows.len()], &training);
+        let watched_years = features[rows.len()..].iter().map(|f| readout.years(f));
+        let said = left_out.into_iter().chain(watched_years);
+        let years =
+            rows.iter().chain(watched).zip(said).map(|(row, said)| (*row, ages[row] - said)).collect();
+        Targets { ages, years, readout: Some(readout) }
     }
-    let [youngest, oldest] = [f64::min, f64::max].map(|f| ages.iter().copied().reduce(f).unwrap_or(age_mean));
-    let loss = settings.loss.of_ages(youngest, oldest);
-    Ok(Head { loss, age_mean, age_sd, age_range: [youngest, oldest] })
+}
+
+fn head(targets: &Targets, rows: &[usize], settings: &Finetune) -> Result<Head, Error> {
+    let extremes = |of: &BTreeMap<usize, f64>| {
+        [f64::min, f64::max]
+            .map(|f| rows.iter().map(|row| of[row]).reduce(f).expect("there are training scans"))
+    };
+    let age_range = extremes(&targets.ages);
+    if age_range[0] == age_range[1] {
+        return Err(Error::Setup(format!("all training scans have the same age, {} years", age_range[0])));
+    }
+    let n = rows.len() as f64;
+    let target_mean = rows.iter().map(|row| targets.years[row]).sum::<f64>() / n;
+    let variance = rows.iter().map(|row| (targets.years[row] - target_mean).powi(2)).sum::<f64>() / n;
+    let [least, greatest] = extremes(&targets.years);
+    let loss = settings.loss.of_targets(least, greatest);
+    let readout = targets.readout.is_some();
+    Ok(Head { loss, readout, target_mean, target_sd: variance.sqrt().max(f64::MIN_POSITIVE), age_range })
 }
 
 /// The layer a parameter belongs to, for layer decay: 0 the embedding, k + 1 block k, depth + 1 the head.
@@ -176,6 +217,7 @@ struct Finetuning<'a> {
     settings: &'a Finetune,
     encoder: Encoder,
     head: Head,
+    targets: Targets,
     inputs: brain_age::Recorded,
     rows: &'a [usize],
     split: String,
@@ -186,8 +228,8 @@ impl Job for Finetuning<'_> {
     fn fill(&self, cpu: &mut Cpu<f32>, rows: &[usize], draw: Draw) {
         let seed = self.settings.train.seed;
         fill_volumes(cpu.input(self.inputs.volume), self.cache, rows, &self.settings.augment, seed, draw);
-        let age = |&row: &usize| self.cache.scans()[row].scan.age.expect("only scans with an age are used");
-        let targets: Vec<f32> = rows.iter().map(|row| self.head.target(age(row).into()) as f32).collect();
+        let targets: Vec<f32> =
+            rows.iter().map(|row| self.head.target(self.targets.years[row]) as f32).collect();
         cpu.write(self.inputs.age, &targets);
         let depth = self.encoder.shape.depth;
         for (branch, &drop) in self.inputs.drops.iter().enumerate() {
@@ -225,5 +267,9 @@ impl Job for Finetuning<'_> {
             },
             progress,
         }
+    }
+    fn extras(&self) -> Arrays<f32> {
+        let Some(readout) = &self.targets.readout else { return Arrays::default() };
+        readout.arrays(self.encoder.patches())
     }
 }

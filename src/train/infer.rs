@@ -1,12 +1,14 @@
 //! What a trained model is asked for: ages and features of prepared volumes.
 use super::Error;
 use super::checkpoint::{Checkpoint, Head, Task};
+use super::readout::{self, Readout};
 use crate::data::Cache;
 use crate::model::{Encoder, brain_age, brain_age::BrainAge};
-use crate::ops::AgeLoss;
+use crate::ops::{AgeLoss, Patches};
 use crate::program::Cpu;
 use crate::tape::Tape;
 use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
 
 /// Volumes that are computed together.
 const BATCH: usize = 8;
@@ -53,6 +55,7 @@ impl Forward {
 pub struct AgePredictor {
     forward: Forward,
     head: Head,
+    readout: Option<(Readout, Patches)>,
 }
 
 impl AgePredictor {
@@ -65,11 +68,28 @@ impl AgePredictor {
             let reason = "it is a pretrained model, which predicts no ages; fine-tune it first".to_owned();
             return Err(Error::Checkpoint { path: checkpoint.path.clone(), reason });
         };
-        Ok(AgePredictor { forward: Forward::new(checkpoint, encoder, head.loss, &[])?, head })
+        let problem = |reason| Error::Checkpoint { path: checkpoint.path.clone(), reason };
+        let readout =
+            |patches| Readout::of_arrays(&checkpoint.arrays, patches).map(|r| (r, patches)).map_err(problem);
+        let readout = head.readout.then(|| readout(encoder.patches())).transpose()?;
+        Ok(AgePredictor { forward: Forward::new(checkpoint, encoder, head.loss, &[])?, head, readout })
     }
-    /// Ages in years of `count` volumes, which `fill` writes by number. A volume is predicted as it is and mirrored,
-    /// and the mean of the two is taken: sides were exchanged at random in training too.
-    pub fn predict(&mut self, grid: [usize; 3], count: usize, fill: impl Fn(usize, &mut [f32])) -> Vec<f64> {
+    /// Ages in years of `count` volumes, which `fill` writes by number. The network sees a volume as it is and
+    /// mirrored, and the mean of the two is taken: sides were exchanged at random in training too.
+    pub fn predict(
+        &mut self,
+        grid: [usize; 3],
+        count: usize,
+        fill: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Vec<f64> {
+        let read = |i: usize| {
+            self.readout.as_ref().map_or(0.0, |(readout, patches)| {
+                let mut volume = vec![0.0; patches.volume_len()];
+                fill(i, &mut volume);
+                readout.years(&readout::features(*patches, &volume))
+            })
+        };
+        let said: Vec<f64> = (0..count).into_par_iter().map(read).collect();
         let mut years = Vec::with_capacity(2 * count);
         let both = |i: usize, volume: &mut [f32]| {
             fill(i / 2, volume);
@@ -78,7 +98,7 @@ impl AgePredictor {
             }
         };
         self.forward.each(2 * count, both, |_, outputs| years.push(self.head.years(outputs)));
-        years.as_chunks::<2>().0.iter().map(|[a, b]| 0.5 * (a + b)).collect()
+        said.iter().zip(years.as_chunks::<2>().0).map(|(said, [a, b])| said + 0.5 * (a + b)).collect()
     }
     /// Ages in years of rows of a cache.
     pub fn predict_rows(&mut self, cache: &Cache, rows: &[usize]) -> Vec<f64> {

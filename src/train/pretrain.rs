@@ -128,7 +128,7 @@ pub(super) fn fill_volumes(
 ) {
     let none = Augment::none();
     let (how, step) = if let Draw::Learn(step) = draw { (how, step) } else { (&none, 0) };
-    let (grid, spacing) = (cache.grid(), cache.preprocessing().spacing as f32);
+    let (grid, spacing) = (cache.grid(), cache.preprocessing().nominal_spacing() as f32);
     volumes.par_chunks_mut(grid.iter().product()).zip(rows).enumerate().for_each(|(i, (volume, &row))| {
         let mut random = Philox::new(seed, Purpose::Augment, step, i as u32);
         augment(cache.volume(row), grid, spacing, how, &mut random, volume);

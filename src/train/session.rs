@@ -8,7 +8,7 @@ use super::log::Log;
 use super::optimise::Optimiser;
 use super::{Error, schedule::learning_rate};
 use crate::machine::philox::{Philox, Purpose};
-use crate::program::Cpu;
+use crate::program::{Arrays, Cpu};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -33,6 +33,10 @@ pub trait Job {
     fn row_name(&self, row: usize) -> String;
     /// What a model file of this run says of itself.
     fn card(&self, progress: Progress) -> Card;
+    /// What a model file holds beside the network's weights.
+    fn extras(&self) -> Arrays<f32> {
+        Arrays::default()
+    }
 }
 
 /// One run: a job on some rows, in a folder.
@@ -188,7 +192,8 @@ impl Session<'_> {
         Some(sum / self.watched.len() as f64)
     }
     fn write_model(&self, cpu: &mut Cpu<f32>, progress: Progress) -> Result<(), Error> {
-        let weights = self.optimiser.averaged(cpu, |cpu| cpu.weights());
+        let mut weights = self.optimiser.averaged(cpu, |cpu| cpu.weights());
+        weights.extend(self.job.extras());
         Checkpoint::write(&self.folder.join("model.safetensors"), &self.job.card(progress), &weights)
     }
 }
