@@ -252,24 +252,33 @@ fn shortened(lives: &[Option<Life>], tape: &Tape) -> Vec<(usize, Life)> {
     spans.map(|(t, l)| (t, Life { to: l.to - 1, ..l })).collect()
 }
 
-/// Each life in turn ends too early; every time NaN must reach an output.
+/// Each life in turn ends too early: NaN reaches an output, or, where the planner has given the memory away
+/// already, the machine refuses an operation that would write over what it reads. Both have to happen.
 fn short_life_read() -> Control {
     let (r, outputs) = block();
     let lives = lifetimes(&r.tape, &outputs);
-    let short = shortened(&lives, &r.tape);
-    let seen = short.iter().all(|&(t, life)| {
+    let (mut poisoned, mut refused, mut missed) = (0, 0, 0);
+    for (t, life) in shortened(&lives, &r.tape) {
         let mut lives = lives.clone();
         lives[t] = Some(life);
-        let mut cpu = Cpu::<f64>::poisoned(r.tape.clone(), &lives);
-        r.load(&mut cpu);
-        cpu.run();
-        outputs.iter().any(|&y| cpu.read(y).iter().any(|v| v.is_nan()))
-    });
+        let run = refusal(|| {
+            let mut cpu = Cpu::<f64>::poisoned(r.tape.clone(), &lives);
+            r.load(&mut cpu);
+            cpu.run();
+            outputs.iter().any(|&y| cpu.read(y).iter().any(|v| v.is_nan()))
+        });
+        match run {
+            Ok(true) => poisoned += 1,
+            Err(message) if message.contains("share memory") => refused += 1,
+            Ok(false) | Err(_) => missed += 1,
+        }
+    }
+    let caught = poisoned > 0 && refused > 0 && missed == 0;
     Control {
         fault: "a temporary's life ends one operation too early",
         caught_by: "dead temporaries become NaN",
-        error: if seen { f64::NAN } else { 0.0 },
-        caught: seen && !short.is_empty(),
+        error: if caught { f64::NAN } else { 0.0 },
+        caught,
     }
 }
 
@@ -313,14 +322,19 @@ fn refused(fault: &'static str, mutation: Fault) -> Control {
     let (r, _) = forgotten_skip(Some(mutation)).record();
     let mut cpu = Cpu::<f64>::new(r.tape.clone(), &[]);
     r.load(&mut cpu);
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let outcome = catch_unwind(AssertUnwindSafe(|| cpu.run()));
-    std::panic::set_hook(hook);
-    let message = outcome.err().and_then(|panic| panic.downcast::<String>().ok());
-    let caught = message.is_some_and(|m| m.contains("is not among what the operation"));
+    let message = refusal(|| cpu.run()).err().unwrap_or_default();
+    let caught = message.contains("is not among what the operation");
     let error = if caught { f64::INFINITY } else { 0.0 };
     Control { fault, caught_by: "memory refuses what was not declared", error, caught }
+}
+
+/// What `f` returns, or the message it panics with, which is kept off the terminal.
+fn refusal<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = catch_unwind(AssertUnwindSafe(f));
+    std::panic::set_hook(hook);
+    outcome.map_err(|panic| panic.downcast::<String>().map_or_else(|_| String::new(), |message| *message))
 }
 
 #[cfg(test)]
