@@ -7,17 +7,17 @@ use gyrus::program::{Cpu, backward, flatten};
 use gyrus::tape::{Role, Tape, Tensor};
 
 /// A program that updates its parameters by one step, and where things are in it.
-pub struct Training {
-    pub cpu: Cpu<f32>,
-    pub params: Tensor,
-    pub loss: Tensor,
+pub(crate) struct Training {
+    pub(crate) cpu: Cpu<f32>,
+    pub(crate) params: Tensor,
+    pub(crate) loss: Tensor,
     schedule: Tensor,
     steps: i32,
 }
 
 impl Training {
     /// 64 patches of 8³ voxels in 3 samples, blocks wide enough that products are split between threads.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mae = Mae {
             encoder: Encoder {
                 grid: [32, 32, 32],
@@ -69,7 +69,7 @@ impl Training {
         Training { cpu, params: flat.params, loss: m.loss.loss, schedule, steps: 0 }
     }
     /// One update.
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         self.steps += 1;
         let schedule = [1e-3, 1.0 - 0.9_f32.powi(self.steps), 1.0 - 0.95_f32.powi(self.steps)];
         self.cpu.write(self.schedule, &schedule);

@@ -132,6 +132,8 @@ impl Folder {
             m.mask_ratio.to_string(),
             "must be in 0 to 1",
         )?;
+        let none = self.model().kept() == 0;
+        require(!none, "mask_ratio", m.mask_ratio.to_string(), "a patch of each volume must be kept")?;
         require(m.mlp_ratio == 4.0, "mlp_ratio", m.mlp_ratio.to_string(), "our blocks have 4")?;
         for (key, eps) in [("layernorm_eps", m.layernorm_eps), ("norm_pix_eps", m.norm_pix_eps)] {
             require(eps == 1e-6, key, eps.to_string(), "our operations have 1e-6")?;
