@@ -113,19 +113,22 @@ fn forgotten_skip(fault: Option<Fault>) -> Case {
     })
 }
 
-/// A function of a row and its gradient: `gradient(x, y, dy)`.
+/// The gradient of a function of a row, by the row, its value and the value's gradient.
+type RowGradient = fn(&[f64], &[f64], &[f64]) -> Vec<f64>;
+
+/// A function of a row and its gradient.
 #[derive(Clone, Copy, Debug)]
 struct Rule {
     value: fn(&[f64]) -> Vec<f64>,
-    gradient: fn(&[f64], &[f64], &[f64]) -> Vec<f64>,
+    gradient: RowGradient,
 }
 
-fn gelu(gradient: fn(&[f64], &[f64], &[f64]) -> Vec<f64>) -> Rule {
+fn gelu(gradient: RowGradient) -> Rule {
     let value = |x: &[f64]| x.iter().map(|x| x * cumulative(*x, FRAC_1_SQRT_2)).collect();
     Rule { value, gradient }
 }
 
-fn softmax(gradient: fn(&[f64], &[f64], &[f64]) -> Vec<f64>) -> Rule {
+fn softmax(gradient: RowGradient) -> Rule {
     let value = |x: &[f64]| {
         let sum: f64 = x.iter().map(|x| x.exp()).sum();
         x.iter().map(|x| x.exp() / sum).collect()

@@ -167,3 +167,32 @@ fn check_reference(args: &Args, folder: &std::path::Path) -> Result<bool, Box<dy
     }
     Ok(rows.iter().all(reference::Row::passed))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(filter: Option<&str>, reference: Option<&str>) -> Args {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        Args {
+            filter: filter.map(str::to_owned),
+            reference: reference.map(|folder| root.join(folder)),
+            device: Device::Auto,
+            json: true,
+        }
+    }
+
+    #[test]
+    fn cases_and_recordings_that_are_right_pass() {
+        assert_eq!(run(&args(None, Some("tests/golden/tiny"))).unwrap(), ExitCode::SUCCESS);
+        assert!(wanted(&args(Some("norm"), None), "layer_norm") && !wanted(&args(Some("norm"), None), "add"));
+    }
+
+    #[test]
+    fn what_cannot_be_checked_is_said() {
+        let message = |args: &Args| run(args).unwrap_err().to_string();
+        assert!(message(&args(Some("no such"), None)).contains("nothing is called like `no such`"));
+        assert!(message(&Args { device: Device::Cuda, ..args(None, None) }).contains("no CUDA machine"));
+        assert!(message(&args(None, Some("tests"))).contains("meta.json: cannot read"));
+    }
+}

@@ -14,45 +14,33 @@ from safetensors.numpy import load_file, save_file
 
 erf = np.vectorize(math.erf)
 
-
 class Var:
     """An array that remembers how it was made: `parents` holds (var, function from our gradient to its)."""
-
-    def __init__(self, value, parents=()):
-        self.value, self.parents, self.grad = np.asarray(value, np.float64), parents, None
-
+    def __init__(self, value, parents=()): self.value, self.parents = np.asarray(value, np.float64), parents
     def backward(self, seed):
         order, seen = [], set()
-
         def visit(v):
             if id(v) not in seen:
                 seen.add(id(v))
                 for p, _ in v.parents:
                     visit(p)
                 order.append(v)
+                v.grad = np.zeros_like(v.value)
         visit(self)
-        for v in order:
-            v.grad = np.zeros_like(v.value)
         self.grad = np.asarray(seed, np.float64)
         for v in reversed(order):
             for p, pull in v.parents:
                 p.grad = p.grad + pull(v.grad)
-
     def __add__(a, b):
-        b = b if isinstance(b, Var) else Var(b)
+        b = var(b)
         return Var(a.value + b.value, [(a, lambda g: reduce_to(g, a.value.shape)), (b, lambda g: reduce_to(g, b.value.shape))])
-
     def __mul__(a, b):
-        b = b if isinstance(b, Var) else Var(b)
-        return Var(a.value * b.value, [(a, lambda g: reduce_to(g * b.value, a.value.shape)),
-                                       (b, lambda g: reduce_to(g * a.value, b.value.shape))])
-
-    def __sub__(a, b): return a + b * -1.0 if isinstance(b, Var) else a + -np.asarray(b)
-
+        b = var(b)
+        return Var(a.value * b.value, [(a, lambda g: reduce_to(g * b.value, a.value.shape)), (b, lambda g: reduce_to(g * a.value, b.value.shape))])
+    def __sub__(a, b): return a + var(b) * -1.0
     def __matmul__(a, b):
         return Var(a.value @ b.value, [(a, lambda g: reduce_to(g @ b.value.swapaxes(-1, -2), a.value.shape)),
                                        (b, lambda g: reduce_to(a.value.swapaxes(-1, -2) @ g, b.value.shape))])
-
     def map(self, f, slope): return Var(f(self.value), [(self, lambda g: g * slope(self.value))])
     def reshape(self, *s): return Var(self.value.reshape(*s), [(self, lambda g: g.reshape(self.value.shape))])
     def transpose(self, *a): return Var(self.value.transpose(*a), [(self, lambda g: g.transpose(*np.argsort(a)))])
@@ -60,9 +48,7 @@ class Var:
         n = self.value.shape[axis]
         spread = lambda g: np.repeat(g if keepdims else np.expand_dims(g, axis), n, axis) / n
         return Var(self.value.mean(axis, keepdims=keepdims), [(self, spread)])
-
     def sum(self): return Var(self.value.sum(), [(self, lambda g: np.full_like(self.value, g))])
-
     def __getitem__(self, at):
         def pull(g):
             whole = np.zeros_like(self.value)
@@ -70,29 +56,25 @@ class Var:
             return whole
         return Var(self.value[at], [(self, pull)])
 
-
+def var(x): return x if isinstance(x, Var) else Var(x)
 def reduce_to(g, shape):
     """Sums a gradient over the axes along which its array was broadcast."""
     g = g.sum(tuple(range(g.ndim - len(shape))))
     return g.sum(tuple(i for i, n in enumerate(shape) if n == 1 != g.shape[i]), keepdims=True)
-
 
 def concat(parts):
     ends = np.cumsum([0] + [p.value.shape[1] for p in parts])
     pulls = [(p, lambda g, a=a, b=b: g[:, a:b]) for p, a, b in zip(parts, ends, ends[1:])]
     return Var(np.concatenate([p.value for p in parts], 1), pulls)
 
-
 def softmax(s):
     e = np.exp(s.value - s.value.max(-1, keepdims=True))
     w = e / e.sum(-1, keepdims=True)
     return Var(w, [(s, lambda g: w * (g - (g * w).sum(-1, keepdims=True)))])
 
-
 def gelu(x):
     cdf = lambda x: 0.5 * (1 + erf(x / math.sqrt(2)))
     return x.map(lambda x: x * cdf(x), lambda x: cdf(x) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi))
-
 
 def attend(q, k, v, valid=None):
     s = q @ k.transpose(0, 1, 3, 2) * (1 / math.sqrt(q.value.shape[-1]))
@@ -100,26 +82,18 @@ def attend(q, k, v, valid=None):
         s = s + np.where(np.arange(s.value.shape[-1]) < valid[:, None], 0.0, -np.inf)[:, None, None]
     return softmax(s) @ v
 
-
 class Model:
     """The masked autoencoder of facebookresearch/mae on volumes, with timm's names; `seen` gets what modules yield."""
-
     def __init__(self, meta, params):
         self.m, self.p, self.seen = meta, {n: Var(v) for n, v in params.items()}, {}
-
     def see(self, name, x):
         self.seen[name] = x.value
         return x
-
-    def linear(self, n, x):
-        w = self.p[n + ".weight"]
-        return self.see(n, x @ w.transpose(1, 0) + self.p[n + ".bias"])
-
+    def linear(self, n, x): return self.see(n, x @ self.p[n + ".weight"].transpose(1, 0) + self.p[n + ".bias"])
     def norm(self, n, x):
         x = x - x.mean(-1, True)
         x = x * ((x * x).mean(-1, True) + 1e-6).map(lambda v: v ** -0.5, lambda v: -0.5 * v ** -1.5)
         return self.see(n, x * self.p[n + ".weight"] + self.p[n + ".bias"])
-
     def block(self, n, x, heads):
         B, T, D = x.value.shape
         qkv = self.linear(n + ".attn.qkv", self.norm(n + ".norm1", x)).reshape(B, T, 3, heads, D // heads)
@@ -128,22 +102,17 @@ class Model:
         x = x + self.see(n + ".attn", self.linear(n + ".attn.proj", o))
         h = self.see(n + ".mlp.act", gelu(self.linear(n + ".mlp.fc1", self.norm(n + ".norm2", x))))
         return self.see(n, x + self.see(n + ".mlp", self.linear(n + ".mlp.fc2", h)))
-
     def blocks(self, stack, x, depth, heads):
         self.see(stack + ".0.input", x)
         for i in range(depth):
             x = self.block(f"{stack}.{i}", x, heads)
         return x
-
     def embed(self, patches):
         w = self.p["patch_embed.proj.weight"].reshape(self.m["dim"], -1)
         x = self.see("patch_embed", Var(patches) @ w.transpose(1, 0) + self.p["patch_embed.proj.bias"])
         return self.see("embed_plus_pos", x + self.p["pos_embed"].value[:, 1:])
-
     def with_cls(self, x):
-        cls = self.p["cls_token"] + self.p["pos_embed"].value[:, :1]
-        return concat([cls + np.zeros((x.value.shape[0], 1, 1)), x])
-
+        return concat([self.p["cls_token"] + self.p["pos_embed"].value[:, :1] + np.zeros((len(x.value), 1, 1)), x])
     def pretrain(self, patches, noise):
         m, (B, L) = self.m, noise.shape
         shuffle, restore, mask = masking(noise, m["mask_ratio"])
@@ -151,32 +120,27 @@ class Model:
         x = self.with_cls(self.embed(patches)[sample, shuffle[:, :kept]])
         x = self.norm("norm", self.blocks("blocks", x, m["depth"], m["heads"]))
         x = self.linear("decoder_embed", x)
-        hidden = self.p["mask_token"] + np.zeros((B, L - kept, 1))
-        tokens = concat([x[:, 1:], hidden])[sample, restore]
+        tokens = concat([x[:, 1:], self.p["mask_token"] + np.zeros((B, L - kept, 1))])[sample, restore]
         x = concat([x[:, :1], tokens]) + self.p["decoder_pos_embed"].value
         x = self.blocks("decoder_blocks", x, m["ddepth"], m["dheads"])
         pred = self.see("pred", self.linear("decoder_pred", self.norm("decoder_norm", x))[:, 1:])
         mean, var = patches.mean(-1, keepdims=True), patches.var(-1, ddof=1, keepdims=True)
-        error = pred - self.see("target", Var((patches - mean) / np.sqrt(var + 1e-6))).value
-        each = self.see("loss_per_patch", (error * error).mean(-1))
-        self.see("patches", Var(patches))
+        target = (patches - mean) / np.sqrt(var + 1e-6)
+        self.seen |= {"patches": patches, "target": target}
+        each = self.see("loss_per_patch", ((pred - target) * (pred - target)).mean(-1))
         return self.see("loss", (each * (mask / mask.sum())).sum())
-
     def age(self, patches, y):
         x = self.blocks("blocks", self.with_cls(self.embed(patches)), self.m["depth"], self.m["heads"])
         pred = self.linear("head", self.norm("fc_norm", x[:, 1:].mean(1)))
         return pred, (pred - y).map(np.abs, np.sign).sum() * (1 / y.size)
-
     def gradients(self, loss):
         loss.backward(1.0)
         return {n: v.grad for n, v in self.p.items() if not n.endswith("pos_embed")}
-
 
 def masking(noise, ratio):
     shuffle = np.argsort(noise, 1, kind="stable")
     restore = np.argsort(shuffle, 1)
     return shuffle, restore, (restore >= int(noise.shape[1] * (1 - ratio))).astype(float)
-
 
 def positions(dim, grid):
     waves = math.ceil(dim / 6)
@@ -184,12 +148,10 @@ def positions(dim, grid):
     table = np.concatenate([f(a) for a in angle for f in (np.sin, np.cos)], 1)[:, :dim]
     return np.concatenate([np.zeros((1, dim)), table])[None]
 
-
 def patchify(volume, p):
     B, _, X, Y, Z = volume.shape
     x = volume.reshape(B, X // p, p, Y // p, p, Z // p, p).transpose(0, 1, 3, 5, 2, 4, 6)
     return x.reshape(B, -1, p ** 3)
-
 
 def shapes(m):
     """Trained parameters and their shapes: the encoder's, the decoder's, the age head's."""
@@ -209,13 +171,11 @@ def shapes(m):
                ("decoder_pred.weight", (p ** 3, d)), ("decoder_pred.bias", (p ** 3,))]
     return encoder, decoder, [*norm("fc_norm", D), ("head.weight", (1, D)), ("head.bias", (1,))]
 
-
 META = dict(config="tiny", volume=[4, 6, 4], patch=2, dim=10, depth=2, heads=2, ddim=8, ddepth=1, dheads=2, batch=2,
             batch_used=2, channels=1, mask_ratio=0.75, mlp_ratio=4, layernorm_eps=1e-6, gelu="exact (erf)",
             norm_pix_var="unbiased", norm_pix_eps=1e-6, dtype="float64", seed=7, betas=[0.9, 0.95], adam_eps=1e-8,
             weight_decay=0.05, clip_rule="scale = min(1, clip_norm / (norm + 1e-6))", grads="before clipping")
 LRS = [5e-4, 1e-3, 1e-3]
-
 
 def fresh():
     """A model, volumes, ages, masks and attention inputs: no bias is zero and no norm weight is one."""
@@ -233,13 +193,11 @@ def fresh():
     sdpa = {n: r.standard_normal((3, 2, 11, 8)) for n in ("q", "k", "v", "grad_out")} | {"valid_keys": np.array([11, 7, 1])}
     return m, params, inputs, tuned, f32(r.standard_normal((B, 1))), sdpa
 
-
 def read(folder):
     load = lambda name: load_file(os.path.join(folder, name + ".safetensors"))
-    tuned = load("finetune")
+    meta, tuned = json.load(open(os.path.join(folder, "meta.json"))), load("finetune")
     params = {n[6:]: v for n, v in tuned.items() if n.startswith("param.")}
-    return json.load(open(os.path.join(folder, "meta.json"))), load("params"), load("input"), params, tuned["y"], load("sdpa_key_padding")
-
+    return meta, load("params"), load("input"), params, tuned["y"], load("sdpa_key_padding")
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -254,7 +212,6 @@ def main():
     kept = int(mask.shape[1] * (1 - m["mask_ratio"]))
     save("params", params)
     save("input", inputs | {"ids_shuffle": shuffle, "ids_keep": shuffle[:, :kept], "ids_restore": restore, "mask": mask})
-
     trained = [n for n in params if not n.endswith("pos_embed")]
     m["decayed"] = [n for n in trained if params[n].ndim > 1]
     m["not_decayed"], m["not_trained"] = [n for n in trained if params[n].ndim == 1], ["pos_embed", "decoder_pos_embed"]
@@ -276,7 +233,6 @@ def main():
         save(f"grads.{i}", grads)
         save(f"params_after.{i}", p)
         m["steps"].append(dict(step=i, lr=lr, loss=float(loss.value), grad_norm=size))
-
     model = Model(m, tuned)
     pred, loss = model.age(patches, y)
     grads = model.gradients(loss)
@@ -288,8 +244,6 @@ def main():
     out.backward(sdpa["grad_out"])
     given = {n: sdpa[n] for n in ("q", "k", "v", "valid_keys", "grad_out")}
     save("sdpa_key_padding", given | {"out": out.value, "grad_q": q.grad, "grad_k": k.grad, "grad_v": v.grad})
-    with open(os.path.join(a.dir, "meta.json"), "w") as f:
-        json.dump(m, f, indent=1)
-
+    json.dump(m, open(os.path.join(a.dir, "meta.json"), "w"), indent=1)
 
 main()

@@ -90,6 +90,13 @@ struct Errors {
     not_compared: Vec<String>,
 }
 
+/// A parameter's gradient, ours and the recorded one.
+struct Gradient<'a> {
+    name: String,
+    ours: Vec<f64>,
+    recorded: &'a [f64],
+}
+
 struct Measured {
     tensor: String,
     error: f64,
@@ -113,12 +120,12 @@ impl Errors {
         let error = largest_difference(got, recorded);
         self.list.push(Measured { tensor: tensor.into(), error, exact: true });
     }
-    /// Compares gradients by name: `(name, ours, recorded)`.
-    fn gradients(&mut self, of: &str, gradients: &[(String, Vec<f64>, &[f64])]) {
-        let all = gradients.iter().flat_map(|g| g.2);
+    /// Compares the gradients of one loss.
+    fn gradients(&mut self, of: &str, gradients: &[Gradient]) {
+        let all = gradients.iter().flat_map(|g| g.recorded);
         let least = LEAST_SHARE * all.fold(0.0_f64, |m, g| m.max(g.abs()));
-        for (name, got, recorded) in gradients {
-            self.at_least(format!("{of} {name}"), got, recorded, least);
+        for Gradient { name, ours, recorded } in gradients {
+            self.at_least(format!("{of} {name}"), ours, recorded, least);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The parts of a recording beside pretraining: a fine-tuning step, and attention over padded keys.
-use super::Errors;
 use super::folder::{Error, Folder, read, write};
+use super::{Errors, Gradient};
 use crate::model::brain_age::BrainAge;
 use crate::ops::{self, AgeLoss};
 use crate::program::{Cpu, backward};
@@ -33,7 +33,7 @@ pub(super) fn fine_tuning<F: Precision>(folder: &Folder, errors: &mut Errors) ->
         let info = cpu.tape().info(p);
         let name = info.name.clone().expect("parameters have names");
         let recorded = file.get(&format!("grad.{name}"), &info.shape)?;
-        compared.push((name, read(&cpu, g), recorded));
+        compared.push(Gradient { name, ours: read(&cpu, g), recorded });
     }
     errors.gradients("fine-tuning: gradient of", &compared);
     Ok(())

@@ -1,6 +1,6 @@
 //! The masked autoencoder's steps: masking, activations of the first, then losses, gradients and updates of all.
-use super::Errors;
 use super::folder::{Error, File, Folder, read, weights, write};
+use super::{Errors, Gradient};
 use crate::machine::Real;
 use crate::model::mae::{Masking, Recorded, random_masking};
 use crate::model::{Mae, vit::positions};
@@ -135,13 +135,13 @@ impl<F: Precision> Trainer<F> {
         write(&mut self.cpu, self.model.weight, &weight);
         self.cpu.run_ops(0..self.differentiation);
     }
-    /// Each parameter's name, gradient and recorded gradient.
-    fn gradients<'a>(&self, recorded: &'a File) -> Result<Vec<(String, Vec<f64>, &'a [f64])>, Error> {
+    /// Every parameter's gradient.
+    fn gradients<'a>(&self, recorded: &'a File) -> Result<Vec<Gradient<'a>>, Error> {
         let one = |(&p, &g): (&Tensor, &Tensor)| {
             let info = self.cpu.tape().info(p);
             let name = info.name.clone().expect("parameters have names");
             let recorded = recorded.get(&name, &info.shape)?;
-            Ok((name, read(&self.cpu, g), recorded))
+            Ok(Gradient { name, ours: read(&self.cpu, g), recorded })
         };
         self.gradients.iter().map(one).collect()
     }
@@ -187,7 +187,7 @@ impl<F: Precision> Activations<'_, F> {
         Ok(())
     }
     /// Our activation and the recorded one, both at the tokens that we compute.
-    fn pair(&self, name: &str, recorded: &File) -> Result<Option<(Vec<f64>, Vec<f64>)>, Error> {
+    fn pair(&self, name: &str, recorded: &File) -> Result<Option<Pair>, Error> {
         let (batch, tokens, kept) = (self.masks.len(), self.mae.tokens(), self.mae.kept());
         let (dim, values) = (self.mae.encoder.shape.dim, self.mae.encoder.patches().values());
         let at_kept = |x: &[f64]| {
@@ -284,6 +284,9 @@ impl<F: Precision> Activations<'_, F> {
         all
     }
 }
+
+/// Our values and the recorded ones.
+type Pair = (Vec<f64>, Vec<f64>);
 
 /// Rows `ids(b)` of sample `b` of `x: [B, length, dim]`.
 fn rows(x: &[f64], length: usize, dim: usize, ids: impl Fn(usize) -> Vec<usize>) -> Vec<f64> {
