@@ -12,12 +12,12 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 ///
 /// Exits with 1 when anything is out of its bounds.
 ///
-/// Examples:
-///   gyrus check
-///   gyrus check attention
-///   gyrus check --reference golden/micro
+/// Example: gyrus check
+///
+/// Example: gyrus check attention
+///
+/// Example: gyrus check --reference tests/golden/tiny
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
 pub struct Args {
     /// Only cases (or, with --reference, tensors) whose name contains this.
     pub filter: Option<String>,
