@@ -3,8 +3,10 @@
 //! The modules stand in floors, lowest first; each uses only floors below its own
 //! (`tests/floors.rs` reads this list).
 
-// What every floor says when something goes wrong, and how it writes a file.
+// What every floor says when something goes wrong.
 pub mod error;
+
+// How every floor writes a file.
 pub mod file;
 
 // Mechanism: memory, arithmetic and random numbers; and one image. They know no operation.

@@ -1,4 +1,5 @@
 //! The commands, a file each; their doc comments are the help.
+pub mod check;
 pub mod doctor;
 pub mod evaluate;
 pub mod finetune;

@@ -1,0 +1,75 @@
+//! Training by hand: a small masked autoencoder learns one made-up volume in twenty steps.
+//!
+//! Run with `cargo run --release --example mae_step`. The four steps of every program are marked below.
+use gyrus::model::mae::random_masking;
+use gyrus::model::{Encoder, Mae, Shape, init::first_weights};
+use gyrus::ops::optimiser::{AdamConstants, Moments, adamw, grad_norm};
+use gyrus::program::{Cpu, backward, flatten};
+use gyrus::tape::Tape;
+
+fn main() {
+    let mae = Mae {
+        encoder: Encoder {
+            grid: [32, 40, 32],
+            patch: 8,
+            shape: Shape { dim: 96, depth: 3, heads: 3 },
+            cls_token: true,
+        },
+        decoder: Shape { dim: 48, depth: 1, heads: 3 },
+        mask_ratio: 0.75,
+        norm_pix: true,
+    };
+    let removed = mae.tokens() - mae.kept();
+
+    // 1. Record: names for values, a list of operations, nothing computed.
+    let mut t = Tape::default();
+    let model = mae.record(&mut t, 1, removed);
+
+    // 2. Differentiate: the gradient is more operations on the same tape, and so is the optimiser.
+    let one = t.input(&[]);
+    let gradients = backward(&mut t, &[(model.loss.loss, one)]);
+    let flat = flatten(&mut t, &gradients);
+    let clip = grad_norm(&mut t, flat.grads, 1.0);
+    let schedule = t.input(&[3]);
+    let shape = t.shape(flat.params).to_vec();
+    let [m, v] = ["m", "v"].map(|name| t.state(name, &shape));
+    let ranges = flat.ranges(&t, |_, shape| (if shape.len() > 1 { 0.05 } else { 0.0 }, 1.0));
+    let moments = Moments { params: flat.params, grads: flat.grads, m, v };
+    adamw(&mut t, moments, clip.factor, schedule, AdamConstants { betas: [0.9, 0.95], eps: 1e-8 }, ranges);
+
+    // 3. Plan: every tensor gets its place in one allocation, the last there will be.
+    let weights = first_weights(&t, mae.encoder.patches().grid(), 1);
+    let mut cpu = Cpu::<f32>::new(t, &[model.loss.loss]);
+    println!("{} operations, {} KiB", cpu.tape().ops().len(), cpu.plan().bytes / 1024);
+    for (name, array) in &weights {
+        let tensor = cpu.tape().named(name).expect("weights are named after tensors");
+        cpu.write(tensor, &array.data);
+    }
+    cpu.input(model.volume).copy_from_slice(&phantom(mae.encoder.grid));
+    cpu.write(model.weight, &vec![1.0; removed]);
+    cpu.write(one, &[1.0]);
+
+    // 4. Replay: masks, rates and volumes are data, so the same program runs every step.
+    for step in 1..=20 {
+        let noise: Vec<f64> = (0..mae.tokens()).map(|i| ((i * 37 + step * 11) % 83) as f64).collect();
+        let mask = random_masking(&noise, mae.kept());
+        cpu.write_indices(model.ids_keep, mask.ids_keep());
+        cpu.write_indices(model.ids_restore, &mask.ids_restore);
+        cpu.write_indices(model.ids_predict, mask.ids_removed());
+        let corrections = [0.9_f32, 0.95].map(|beta| 1.0 - beta.powi(step as i32));
+        cpu.write(schedule, &[2e-3, corrections[0], corrections[1]]);
+        cpu.run();
+        println!("step {step:2}: loss {:.4}", cpu.read(model.loss.loss)[0]);
+    }
+}
+
+/// An ellipsoid head with folds in it.
+fn phantom([x, y, z]: [usize; 3]) -> Vec<f32> {
+    let centred = |i: usize, n: usize| (2 * i + 1) as f32 / n as f32 - 1.0;
+    let voxel = |i: usize| {
+        let at = [centred(i / (y * z), x), centred(i / z % y, y), centred(i % z, z)];
+        let radius = at.iter().map(|c| c * c).sum::<f32>().sqrt();
+        if radius > 0.9 { 0.0 } else { 1.0 - radius + 0.3 * (9.0 * at[0]).sin() * (7.0 * at[1]).cos() }
+    };
+    (0..x * y * z).map(voxel).collect()
+}

@@ -1,1 +1,0 @@
-//! A recorded training step of another implementation, computed again.

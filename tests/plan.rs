@@ -1,0 +1,161 @@
+//! The memory plan: tensors that are alive together never share bytes, and little memory is enough.
+use gyrus::cases::controls::sharing;
+use gyrus::machine::{Mem, Real};
+use gyrus::model::{Encoder, Mae, Shape};
+use gyrus::ops;
+use gyrus::program::plan::{Life, lifetimes, plan};
+use gyrus::program::{Cpu, backward, flatten};
+use gyrus::tape::{Define, Io, Op, Role, Tape, Tensor};
+use proptest::prelude::*;
+
+/// Writes 1 + the sum of the first elements of what it reads into every element of what it writes.
+#[derive(Debug)]
+struct Mix {
+    reads: Vec<Tensor>,
+    write: Tensor,
+}
+
+impl Op for Mix {
+    fn io(&self) -> Io {
+        Io { reads: self.reads.clone(), writes: vec![self.write] }
+    }
+}
+
+impl<F: Real> Define<F> for Mix {
+    fn define(&self, m: &Mem<F>) {
+        let mut value = F::ONE;
+        for &t in &self.reads {
+            let read = m.read(t);
+            assert!(read.iter().all(|x| *x == read[0]), "{t:?} was overwritten in part");
+            value += read[0];
+        }
+        m.write(self.write).fill(value);
+    }
+}
+
+/// One operation of a random program: how long its output is, which tensors before it it reads (by distance), and
+/// whether the output is kept.
+type Line = (usize, Vec<usize>, bool);
+
+fn lines() -> impl Strategy<Value = Vec<Line>> {
+    let line = (1..200_usize, prop::collection::vec(0..12_usize, 0..4), prop::bool::weighted(0.1));
+    prop::collection::vec(line, 1..40)
+}
+
+/// The program, and the tensors to keep.
+fn program(lines: &[Line]) -> (Tape, Vec<Tensor>) {
+    let mut t = Tape::default();
+    let mut tensors = vec![t.input(&[3])];
+    let mut keep = Vec::new();
+    for (len, distances, kept) in lines {
+        let near = distances.iter().filter_map(|d| tensors.len().checked_sub(d + 1));
+        let mut reads: Vec<Tensor> = near.map(|i| tensors[i]).collect();
+        reads.sort_unstable();
+        reads.dedup();
+        let write = t.temp(&[*len]);
+        t.push(Mix { reads, write });
+        tensors.push(write);
+        keep.extend(kept.then_some(write));
+    }
+    (t, keep)
+}
+
+/// What each operation's output must be, computed without any plan.
+fn expected(t: &Tape) -> Vec<f64> {
+    let mut values = vec![0.0; t.tensors().len()];
+    for op in t.ops() {
+        let io = op.io();
+        values[io.writes[0].index()] = 1.0 + io.reads.iter().map(|r| values[r.index()]).sum::<f64>();
+    }
+    values
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn tensors_alive_together_never_share_bytes(lines in lines()) {
+        let (tape, keep) = program(&lines);
+        let lives = lifetimes(&tape, &keep);
+        for real in [4, 8] {
+            let plan = plan(&tape, &lives, real);
+            prop_assert_eq!(sharing(&tape, &plan, &lives), Vec::<[Tensor; 2]>::new());
+            for (span, info) in plan.spans.iter().zip(tape.tensors()) {
+                prop_assert!(span.at.is_multiple_of(64) && span.at + span.len <= plan.bytes);
+                prop_assert_eq!(span.len, info.len() * real);
+            }
+        }
+    }
+
+    #[test]
+    fn kept_tensors_survive_and_values_are_right(lines in lines()) {
+        let (tape, keep) = program(&lines);
+        let expected = expected(&tape);
+        let lives = lifetimes(&tape, &keep);
+        for mut cpu in [Cpu::<f64>::new(tape.clone(), &keep), Cpu::poisoned(tape, &lives)] {
+            cpu.run();
+            for &t in &keep {
+                prop_assert!(cpu.read(t).iter().all(|x| *x == expected[t.index()]));
+            }
+        }
+    }
+}
+
+/// Bytes of the arena of a masked autoencoder of twelve blocks, of the temporaries alive at the worst moment, and
+/// of all temporaries.
+fn arena(train: bool) -> [usize; 3] {
+    let shape = Shape { dim: 96, depth: 12, heads: 3 };
+    let mae = Mae {
+        encoder: Encoder { grid: [32, 32, 32], patch: 8, shape, cls_token: true },
+        decoder: Shape { dim: 48, depth: 2, heads: 3 },
+        mask_ratio: 0.75,
+        norm_pix: true,
+    };
+    let mut t = Tape::default();
+    let m = mae.record(&mut t, 2, mae.tokens() - mae.kept());
+    if train {
+        let one = t.input(&[]);
+        let gradients = backward(&mut t, &[(m.loss.loss, one)]);
+        flatten(&mut t, &gradients);
+    }
+    let lives = lifetimes(&t, &[m.loss.loss]);
+    let plan = plan(&t, &lives, size_of::<f32>());
+    assert!(sharing(&t, &plan, &lives).is_empty());
+    let alive: Vec<(usize, Life)> = t
+        .with_role(Role::Temp)
+        .filter(|&x| t.info(x).part.is_none())
+        .filter_map(|x| Some((plan.spans[x.index()].len.next_multiple_of(64), lives[x.index()]?)))
+        .collect();
+    let at =
+        |op: usize| alive.iter().filter(|(_, l)| l.from <= op && op <= l.to).map(|(bytes, _)| bytes).sum();
+    let peak = (0..t.ops().len()).map(at).max().unwrap();
+    [plan.bytes - plan.kept, peak, alive.iter().map(|(bytes, _)| bytes).sum()]
+}
+
+/// In training, what backward needs of twelve blocks is alive at once: no plan can be below that peak.
+#[test]
+fn the_arena_of_twelve_blocks_is_close_to_the_least_possible() {
+    for (train, share) in [(false, 0.5), (true, 0.65)] {
+        let [arena, peak, all] = arena(train);
+        println!("training {train}: arena {arena}, peak {peak}, all temporaries {all} bytes");
+        assert!(arena as f64 <= 1.1 * peak as f64);
+        assert!((arena as f64) < share * all as f64);
+    }
+}
+
+#[test]
+fn a_part_lies_inside_its_whole() {
+    let mut t = Tape::default();
+    let (w, b) = (t.param("w", &[5, 7]), t.param("b", &[5]));
+    let x = t.input(&[3, 7]);
+    let y = ops::linear(&mut t, x, w, b);
+    let dy = t.input(&[3, 5]);
+    let gradients = backward(&mut t, &[(y, dy)]);
+    let flat = flatten(&mut t, &gradients);
+    let plan = plan(&t, &lifetimes(&t, &[]), 4);
+    for (part, whole) in
+        [(w, flat.params), (b, flat.params), (gradients[&w], flat.grads), (gradients[&b], flat.grads)]
+    {
+        let (part, whole) = (plan.spans[part.index()], plan.spans[whole.index()]);
+        assert!(part.at >= whole.at && part.at + part.len <= whole.at + whole.len);
+    }
+}
