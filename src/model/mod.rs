@@ -3,7 +3,9 @@
 pub mod brain_age;
 pub mod init;
 pub mod mae;
+pub mod preset;
 pub mod vit;
 
 pub use mae::Mae;
+pub use preset::Preset;
 pub use vit::{Encoder, Shape};
