@@ -5,7 +5,9 @@ pub mod controls;
 pub mod gradcheck;
 pub mod reference;
 pub mod table;
+pub mod timed;
 
 pub use case::{Case, Outputs, Recorder};
 pub use gradcheck::{Outcome, check};
 pub use table::table;
+pub use timed::{Mode, TrainingStep};

@@ -1,4 +1,5 @@
 //! The commands, a file each; their doc comments are the help.
+pub mod bench;
 pub mod check;
 pub mod doctor;
 pub mod evaluate;
@@ -30,6 +31,8 @@ enum Command {
     Evaluate(evaluate::Args),
     Inspect(inspect::Args),
     Phantom(phantom::Args),
+    Check(check::Args),
+    Bench(bench::Args),
     Doctor(doctor::Args),
 }
 
@@ -46,6 +49,8 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Phantom(args) => phantom::run(args),
+            Command::Check(args) => check::run(args),
+            Command::Bench(args) => bench::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }

@@ -10,6 +10,6 @@ pub mod real;
 pub mod scratch;
 
 pub use cpu::Mem;
-pub use gemm::{Into, Mat, MatMut, Threads, for_each_head, gemm};
+pub use gemm::{Into, Mat, MatMut, Threads, for_each_head, for_each_tile, gemm, spread};
 pub use real::Real;
 pub use scratch::scratch;

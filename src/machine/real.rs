@@ -41,6 +41,8 @@ pub trait Real:
     fn of(x: f64) -> Self;
     /// The same value in `f64`.
     fn f64(self) -> f64;
+    /// `self · a + b`, rounded once: one instruction where the processor has it, as the versions of `multiversion` do.
+    fn mul_add(self, a: Self, b: Self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
     /// Absolute value.
@@ -68,6 +70,10 @@ impl Real for f64 {
     #[inline(always)]
     fn f64(self) -> f64 {
         self
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        f64::mul_add(self, a, b)
     }
     #[inline(always)]
     fn sqrt(self) -> Self {
@@ -108,6 +114,10 @@ impl Real for f32 {
         self.into()
     }
     #[inline(always)]
+    fn mul_add(self, a: Self, b: Self) -> Self {
+        f32::mul_add(self, a, b)
+    }
+    #[inline(always)]
     fn sqrt(self) -> Self {
         f32::sqrt(self)
     }
@@ -127,51 +137,27 @@ impl Real for f32 {
     /// 1.2e-7 relative from the true value between the clamps.
     #[inline(always)]
     fn exp(self) -> Self {
+        const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
         let x = if self > 88.3 { 88.3 } else { self };
         let x = if x < -87.3 { -87.3 } else { x };
         let k = (x * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0; // to the nearest integer
-        let r = (x - k * 0.693_359_4) + k * 2.121_944_4e-4;
-        let p = 1.987_569_1e-4_f32;
-        let p = p * r + 1.398_2e-3;
-        let p = p * r + 8.333_452e-3;
-        let p = p * r + 4.166_579_6e-2;
-        let p = p * r + 1.666_666_5e-1;
-        let p = p * r + 0.5;
-        let y = p * r * r + r + 1.0;
+        let r = (-k).mul_add(0.693_359_4, x);
+        let r = k.mul_add(2.121_944_4e-4, r);
+        let p = EXP.iter().fold(0.0_f32, |p, c| p.mul_add(r, *c));
+        let y = p.mul_add(r * r, r) + 1.0;
         let scaled = f32::from_bits((y.to_bits() as i32).wrapping_add((k as i32) << 23) as u32);
         if self < -87.3 { 0.0 } else { scaled }
     }
-    /// Below 1 an odd polynomial, above it `1 - exp(-q)` with a polynomial `q`, both least-squares fits at Chebyshev
-    /// nodes; at most 1.5e-7 from the true value.
+    /// `1 - p(t) exp(-x²)` with `t = 1 / (1 + 0.39 x)`, the form of Hastings (1955) with a polynomial fitted to
+    /// 8.3e-9; at most 2e-7 from the true value. One exponential, which the slope of GELU needs as well.
     #[inline(always)]
     fn erf(self) -> Self {
-        const SMALL: [f32; 7] = [
-            7.882_497e-5,
-            -8.018_855e-4,
-            5.189_312e-3,
-            -2.685_432_9e-2,
-            1.128_359_75e-1,
-            -3.761_262_7e-1,
-            1.128_379_2,
-        ];
-        const LARGE: [f32; 8] = [
-            1.330_939e-5,
-            -3.175_720_4e-4,
-            3.436_867_6e-3,
-            -2.262_198_6e-2,
-            1.033_189_8e-1,
-            6.390_933e-1,
-            1.125_925_9,
-            7.569_686e-4,
-        ];
-        let a = Real::abs(self);
-        let s = self * self;
-        let small = self * SMALL.iter().fold(0.0, |p, c| p * s + c);
-        let b = if a > 4.0 { 4.0 } else { a };
-        let q = LARGE.iter().fold(0.0, |p, c| p * b + c);
-        let large = 1.0 - Real::exp(-q);
-        let large = if self < 0.0 { -large } else { large };
-        if a > 1.0 { large } else { small }
+        const P: [f32; 6] =
+            [-0.227_537_27, 0.886_664_98, -0.635_401_3, 0.649_560_2, 0.091_388_085, 0.235_325_27];
+        let t = 1.0 / Real::abs(self).mul_add(0.39, 1.0);
+        let p = P.iter().fold(0.0_f32, |p, c| p.mul_add(t, *c)) * t;
+        let erf = 1.0 - p * Real::exp(-(self * self));
+        if self < 0.0 { -erf } else { erf }
     }
 }
 

@@ -137,7 +137,7 @@ fn softmax<F: Real>(s: &mut [F], keys: usize, log_sum: &mut [F]) {
         }
         let max = max.into_iter().fold(F::LOWEST, F::max);
         s.iter_mut().for_each(|s| *s = (*s - max).exp());
-        let sum = lanes(keys, |i| s[i]);
+        let sum = lanes([s], |[s]| s);
         let scale = F::ONE / sum;
         s.iter_mut().for_each(|s| *s = *s * scale);
         *log_sum = max + F::of(sum.f64().ln());
@@ -213,7 +213,7 @@ impl<F: Real> Define<F> for AttentionGrad {
 /// One row: `p` from scores to weights, `ds` from `dp` to the scores' gradient.
 #[multiversion(targets = "simd")]
 fn score_grad<F: Real>(p: &mut [F], ds: &mut [F], dy: &[F], y: &[F], log_sum: F, scale: F) {
-    let inner = lanes(dy.len(), |i| dy[i] * y[i]);
+    let inner = lanes([dy, y], |[dy, y]| dy * y);
     for (p, ds) in p.iter_mut().zip(ds) {
         *p = (*p - log_sum).exp();
         *ds = *p * (*ds - inner) * scale;

@@ -66,8 +66,8 @@ fn normalise<F: Real>(x: &[F], gamma: &[F], beta: &[F], y: &mut [F], mean: &mut 
     let cols = gamma.len();
     let n = F::of(cols as f64);
     for (r, (x, y)) in x.chunks_exact(cols).zip(y.chunks_exact_mut(cols)).enumerate() {
-        let mu = lanes(cols, |c| x[c]) / n;
-        let var = lanes(cols, |c| (x[c] - mu) * (x[c] - mu)) / n;
+        let mu = lanes([x], |[x]| x) / n;
+        let var = lanes([x], |[x]| (x - mu) * (x - mu)) / n;
         let scale = F::ONE / (var + F::of(EPS)).sqrt();
         (mean[r], rstd[r]) = (mu, scale);
         for c in 0..cols {
@@ -150,8 +150,8 @@ fn normalise_grad<F: Real>(rows: Rows<F>, dx: &mut [F], partial: &mut [F]) {
         let row = r * cols..(r + 1) * cols;
         let (dy, x) = (&rows.dy[row.clone()], &rows.x[row.clone()]);
         let (mu, scale) = (rows.mean[r], rows.rstd[r]);
-        let mean_g = lanes(cols, |c| dy[c] * gamma[c]) / n;
-        let mean_gx = lanes(cols, |c| dy[c] * gamma[c] * ((x[c] - mu) * scale)) / n;
+        let mean_g = lanes([dy, gamma], |[dy, gamma]| dy * gamma) / n;
+        let mean_gx = lanes([dy, gamma, x], |[dy, gamma, x]| dy * gamma * ((x - mu) * scale)) / n;
         for c in 0..cols {
             let xhat = (x[c] - mu) * scale;
             dx[c] = scale * (dy[c] * gamma[c] - mean_g - xhat * mean_gx);

@@ -3,7 +3,7 @@
 //! GELU is exact, `gelu(h) = h (1 + erf(h/√2)) / 2`. The layer that reads its value gets the pre-activation `h`
 //! with it ([`Gelu`]), so that its input gradient goes through `gelu'(h)` on the way out.
 use super::{ROWS, row_block};
-use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, gemm};
+use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_tile, gemm, spread};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -160,66 +160,73 @@ impl<F: Real> Define<F> for Linear {
     fn define(&self, m: &Mem<F>) {
         let &Linear { rows, n, k, .. } = self;
         let (x, w, b, y) = (m.read(self.x.value), m.read(self.w), m.read(self.b), m.write(self.y));
-        let product = |c: &mut [F]| {
-            gemm(
-                MatMut::rows(c, [rows, n]),
-                Mat::rows(x, [rows, k]),
-                Mat::rows(w, [n, k]).t(),
-                F::ONE,
-                Dst::Replace,
-                Threads::All,
-            );
-        };
-        let block = ROWS * n;
+        let (x, w) = (Mat::rows(x, [rows, k]), Mat::rows(w, [n, k]));
         match self.epilogue {
-            Epilogue::Bias => {
-                product(y);
-                y.par_chunks_mut(block).for_each(|y| add_bias(y, b));
-            }
-            Epilogue::Gelu(h) => {
-                let h = m.write(h);
-                product(h);
-                (h.par_chunks_mut(block), y.par_chunks_mut(block)).into_par_iter().for_each(|(h, y)| {
-                    add_bias(h, b);
-                    gelu(h, y);
-                });
-            }
+            Epilogue::Bias => affine(y, x, w, b),
+            Epilogue::Gelu(h) => for_each_tile([m.write(h), y], [rows, n], |at, [mut h, mut y]| {
+                tile_product(&mut h, at, x, w);
+                gelu(&mut h, &b[at[1]..], &mut y);
+            }),
             Epilogue::Residual { skip, scale } => {
-                product(y);
-                let (skip, scale) = (m.read(skip), scale.map(|s| m.read(s)));
+                let (skip, scale) = (Mat::rows(m.read(skip), [rows, n]), scale.map(|s| m.read(s)));
                 let per_sample = scale.map_or(1, |s| rows / s.len());
-                y.par_chunks_mut(block).enumerate().for_each(|(i, y)| {
-                    let scale = |r: usize| scale.map_or(F::ONE, |s| s[(i * ROWS + r) / per_sample]);
-                    add_residual(y, b, row_block(skip, i, n), scale);
+                for_each_tile([y], [rows, n], |at @ [row, col], [mut y]| {
+                    tile_product(&mut y, at, x, w);
+                    let scale = |r: usize| scale.map_or(F::ONE, |s| s[(row + r) / per_sample]);
+                    add_residual(&mut y, &b[col..], |r| &skip.row(row + r)[col..], scale);
                 });
             }
         }
     }
 }
 
+/// `y = x wᵀ + b`, tile by tile: what follows a product is done while it is in the cache.
+pub(super) fn affine<F: Real>(y: &mut [F], x: Mat<F>, w: Mat<F>, b: &[F]) {
+    for_each_tile([y], [x.shape()[0], b.len()], |at, [mut y]| {
+        tile_product(&mut y, at, x, w);
+        add_bias(&mut y, &b[at[1]..]);
+    });
+}
+
+/// The tile of `x wᵀ` that begins at row and column `at`.
+fn tile_product<F: Real>(c: &mut MatMut<F>, [row, col]: [usize; 2], x: Mat<F>, w: Mat<F>) {
+    let [rows, cols] = c.shape();
+    let x = x.sub_rows(row, row + rows);
+    spread(w.sub_rows(col, col + cols), |w| {
+        gemm(c.sub_rows(0, rows), x, w.t(), F::ONE, Dst::Replace, Threads::One);
+    });
+}
+
 #[multiversion(targets = "simd")]
-fn add_bias<F: Real>(y: &mut [F], b: &[F]) {
-    for y in y.chunks_exact_mut(b.len()) {
-        for (y, b) in y.iter_mut().zip(b) {
-            *y += *b;
-        }
+fn add_bias<F: Real>(y: &mut MatMut<F>, b: &[F]) {
+    for r in 0..y.shape()[0] {
+        y.row(r).iter_mut().zip(b).for_each(|(y, b)| *y += *b);
     }
 }
 
 #[multiversion(targets = "simd")]
-fn add_residual<F: Real>(y: &mut [F], b: &[F], skip: &[F], scale: impl Fn(usize) -> F) {
-    for (r, (y, skip)) in y.chunks_exact_mut(b.len()).zip(skip.chunks_exact(b.len())).enumerate() {
+fn add_residual<'a, F: Real>(
+    y: &mut MatMut<F>,
+    b: &[F],
+    skip: impl Fn(usize) -> &'a [F],
+    scale: impl Fn(usize) -> F,
+) {
+    for r in 0..y.shape()[0] {
         let scale = scale(r);
-        for ((y, b), skip) in y.iter_mut().zip(b).zip(skip) {
+        for ((y, b), skip) in y.row(r).iter_mut().zip(b).zip(skip(r)) {
             *y = *skip + scale * (*y + *b);
         }
     }
 }
 
+/// `h += b`, then `y = gelu(h)`.
 #[multiversion(targets = "simd")]
-fn gelu<F: Real>(h: &[F], y: &mut [F]) {
-    for (y, &h) in y.iter_mut().zip(h) {
-        *y = F::of(0.5) * h * (F::ONE + (h * F::of(FRAC_1_SQRT_2)).erf());
+fn gelu<F: Real>(h: &mut MatMut<F>, b: &[F], y: &mut MatMut<F>) {
+    for r in 0..h.shape()[0] {
+        for ((h, b), y) in h.row(r).iter_mut().zip(b).zip(y.row(r)) {
+            *h += *b;
+            *y = F::of(0.5) * *h * (F::ONE + (*h * F::of(FRAC_1_SQRT_2)).erf());
+        }
     }
 }
 
@@ -228,8 +235,10 @@ fn gelu<F: Real>(h: &[F], y: &mut [F]) {
 fn times_gelu_slope<F: Real>(dy: &mut [F], h: &[F]) {
     let density = F::of(1.0 / (2.0 * PI).sqrt());
     for (dy, &h) in dy.iter_mut().zip(h) {
-        let cumulative = F::of(0.5) * (F::ONE + (h * F::of(FRAC_1_SQRT_2)).erf());
-        *dy = *dy * (cumulative + h * density * (F::of(-0.5) * h * h).exp());
+        let s = h * F::of(FRAC_1_SQRT_2);
+        let cumulative = F::of(0.5) * (F::ONE + s.erf());
+        // The same exponential as in `erf`, written the same way, so that it is computed once.
+        *dy = *dy * (cumulative + h * density * (-(s * s)).exp());
     }
 }
 

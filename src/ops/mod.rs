@@ -38,22 +38,20 @@ fn row_block<F>(x: &[F], i: usize, cols: usize) -> &[F] {
     &x[at..x.len().min(at + ROWS * cols)]
 }
 
-/// Sums `f(0) + .. + f(n - 1)` in sixteen running sums, which is what lets the loop become vector code.
+/// Sums `f` over the elements of `x` (side by side, when there are several slices) in sixteen running sums, which is
+/// what lets the loop become vector code.
 #[inline(always)]
-fn lanes<F: Real>(n: usize, f: impl Fn(usize) -> F) -> F {
+fn lanes<F: Real, const P: usize>(x: [&[F]; P], f: impl Fn([F; P]) -> F) -> F {
+    let parts = x.map(|x| x.as_chunks::<16>());
     let mut sums = [F::ZERO; 16];
-    let whole = n - n % 16;
-    for at in (0..whole).step_by(16) {
+    for i in 0..parts[0].0.len() {
+        let chunk = parts.map(|p| &p.0[i]);
         for (lane, sum) in sums.iter_mut().enumerate() {
-            *sum += f(at + lane);
+            *sum += f(chunk.map(|c| c[lane]));
         }
     }
-    for at in whole..n {
-        sums[at % 16] += f(at);
+    for lane in 0..parts[0].1.len() {
+        sums[lane] += f(parts.map(|p| p.1[lane]));
     }
-    let mut total = F::ZERO;
-    for s in sums {
-        total += s;
-    }
-    total
+    sums.into_iter().fold(F::ZERO, |total, s| total + s)
 }

@@ -53,7 +53,7 @@ impl<F: Real> Define<F> for GradNorm {
 
 #[multiversion(targets = "simd")]
 fn sum_of_squares<F: Real>(x: &[F]) -> F {
-    lanes(x.len(), |i| x[i] * x[i])
+    lanes([x], |[x]| x * x)
 }
 
 /// A run of parameters that are updated alike.

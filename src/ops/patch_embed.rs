@@ -1,7 +1,7 @@
 //! `y[b, i] = w · patch(volume[b], ids[b, i]) + b`: a strided 3-D convolution at the kept patches only.
 use super::Patches;
-use super::linear::weight_grad;
-use crate::machine::{Into, Mat, MatMut, Mem, Real, Threads, gemm};
+use super::linear::{affine, weight_grad};
+use crate::machine::{Mat, Mem, Real};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
 use rayon::prelude::*;
 
@@ -61,8 +61,6 @@ impl<F: Real> Define<F> for PatchEmbed {
                 to.copy_from_slice(&volume[from..from + edge]);
             }
         });
-        y.chunks_exact_mut(self.dim).for_each(|y| y.copy_from_slice(b));
-        let (x, w) = (Mat::rows(rows, [ids.len(), values]), Mat::rows(w, [self.dim, values]));
-        gemm(MatMut::rows(y, [ids.len(), self.dim]), x, w.t(), F::ONE, Into::Add, Threads::All);
+        affine(y, Mat::rows(rows, [ids.len(), values]), Mat::rows(w, [self.dim, values]), b);
     }
 }

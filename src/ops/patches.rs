@@ -67,6 +67,10 @@ impl Patches {
     /// Copies `token` of one sample's volume as `[p0, p1, p2, C]`, channel fastest: the order of predictions.
     pub fn patchify<F: Real>(&self, volume: &[F], token: usize, patch: &mut [F]) {
         let (p, c) = (self.edge, self.channels);
+        if c == 1 {
+            let lines = self.lines(token).zip(patch.chunks_exact_mut(p));
+            return lines.for_each(|(line, to)| to.copy_from_slice(&volume[line..line + p]));
+        }
         for (i, line) in self.lines(token).enumerate() {
             let (channel, row) = (i / (p * p), i % (p * p));
             for (k, v) in volume[line..line + p].iter().enumerate() {

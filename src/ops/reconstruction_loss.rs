@@ -70,15 +70,15 @@ impl Reconstruction {
 #[multiversion(targets = "simd")]
 pub fn normalise_patch<F: Real>(patch: &mut [F]) {
     let n = patch.len();
-    let mean = lanes(n, |i| patch[i]) / F::of(n as f64);
-    let var = lanes(n, |i| (patch[i] - mean) * (patch[i] - mean)) / F::of(n as f64 - 1.0);
+    let mean = lanes([patch], |[t]| t) / F::of(n as f64);
+    let var = lanes([patch], |[t]| (t - mean) * (t - mean)) / F::of(n as f64 - 1.0);
     let scale = F::ONE / (var + F::of(EPS)).sqrt();
     patch.iter_mut().for_each(|t| *t = (*t - mean) * scale);
 }
 
 #[multiversion(targets = "simd")]
 fn mean_squared_error<F: Real>(pred: &[F], target: &[F]) -> F {
-    lanes(pred.len(), |i| (pred[i] - target[i]) * (pred[i] - target[i])) / F::of(pred.len() as f64)
+    lanes([pred, target], |[p, t]| (p - t) * (p - t)) / F::of(pred.len() as f64)
 }
 
 impl Op for Reconstruction {
@@ -104,8 +104,8 @@ impl<F: Real> Define<F> for Reconstruction {
                 mean_squared_error(pred, target)
             });
         });
-        let total = lanes(weight.len(), |i| weight[i]);
-        let sum = lanes(weight.len(), |i| weight[i] * per_patch[i]);
+        let total = lanes([weight], |[w]| w);
+        let sum = lanes([weight, per_patch], |[w, e]| w * e);
         loss[0] = if total == F::ZERO { F::ZERO } else { sum / total };
     }
 }
@@ -130,7 +130,7 @@ impl<F: Real> Define<F> for ReconstructionGrad {
         let Reconstruction { pred, volume, ids, weight, patches, .. } = self.of;
         let (pred, volume, ids, weight) = (m.read(pred), m.read(volume), m.index(ids), m.read(weight));
         let (dloss, dpred, values) = (m.read(self.dloss)[0], m.write(self.dpred), patches.values());
-        let total = lanes(weight.len(), |i| weight[i]);
+        let total = lanes([weight], |[w]| w);
         let unit = if total == F::ZERO { F::ZERO } else { dloss * F::of(2.0 / values as f64) / total };
         dpred.par_chunks_mut(values).zip(pred.par_chunks(values)).enumerate().for_each(
             |(i, (dpred, pred))| {

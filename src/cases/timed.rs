@@ -1,0 +1,205 @@
+//! What is timed: one whole training step of a preset, and each kind of operation in it. The command and the
+//! benches take their shapes from here, and so from the models themselves.
+use crate::machine::philox::{Philox, Purpose};
+use crate::model::brain_age::BrainAge;
+use crate::model::{Preset, init, mae::random_masking};
+use crate::ops::AgeLoss;
+use crate::ops::optimiser::{AdamConstants, Moments, adamw, grad_norm};
+use crate::program::{Cpu, backward, flatten};
+use crate::tape::{Role, Tape, Tensor};
+use serde::Serialize;
+use std::collections::HashMap;
+
+/// Voxels of the volumes that steps are timed on: a brain at 2 mm.
+pub const GRID: [usize; 3] = [80, 96, 80];
+/// Voxels along a patch's edge.
+pub const PATCH: usize = 16;
+
+/// What a step trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The masked autoencoder.
+    Pretrain,
+    /// The brain-age model: every patch through the encoder, L1 loss, no drop path.
+    Finetune,
+}
+
+/// A training step on random volumes: forward, backward, clipping and AdamW.
+#[derive(Clone)]
+pub struct TrainingStep {
+    /// The recorded step.
+    pub tape: Tape,
+    inputs: Inputs,
+    loss: Tensor,
+}
+
+impl TrainingStep {
+    /// Records a step on `batch` volumes.
+    pub fn new(preset: Preset, mode: Mode, batch: usize) -> Self {
+        let (mut tape, mut inputs) = (Tape::default(), Inputs::default());
+        let record = match mode {
+            Mode::Pretrain => pretraining,
+            Mode::Finetune => finetuning,
+        };
+        let loss = record(&mut tape, &mut inputs, preset, batch);
+        optimiser(&mut tape, &mut inputs, loss);
+        TrainingStep { tape, inputs, loss }
+    }
+    /// A machine that holds the step, its first weights and its inputs. With `keep_all`, every temporary has memory
+    /// of its own, so that after one run each operation can be run again by itself, on the values it had.
+    pub fn machine(&self, keep_all: bool) -> Cpu<f32> {
+        let keep: Vec<Tensor> =
+            if keep_all { self.tape.with_role(Role::Temp).collect() } else { vec![self.loss] };
+        let mut cpu = Cpu::new(self.tape.clone(), &keep);
+        let weights = init::first_weights(&self.tape, GRID.map(|n| n / PATCH), 1);
+        for (name, array) in &weights {
+            cpu.write(self.tape.named(name).expect("weights are named as on the tape"), &array.data);
+        }
+        self.inputs.reals.iter().for_each(|(t, values)| cpu.write(*t, values));
+        self.inputs.indices.iter().for_each(|(t, values)| cpu.write_indices(*t, values));
+        cpu
+    }
+    /// The loss of the last run.
+    pub fn loss(&self, cpu: &Cpu<f32>) -> f32 {
+        cpu.read(self.loss)[0]
+    }
+    /// Multiplications and additions in the step's matrix products.
+    pub fn flops(&self) -> u64 {
+        self.tape.ops().iter().map(|op| op.flops()).sum()
+    }
+    /// Each kind of operation, by name and the shapes of all it touches, in order of first use.
+    pub fn kinds(&self) -> Vec<Kind> {
+        let mut kinds: Vec<Kind> = Vec::new();
+        let mut seen: HashMap<_, usize> = HashMap::new();
+        for (i, op) in self.tape.ops().iter().enumerate() {
+            let io = op.io();
+            let shapes = |ts: &[Tensor]| ts.iter().map(|&t| self.tape.shape(t).to_vec()).collect::<Vec<_>>();
+            let (reads, writes) = (shapes(&io.reads), shapes(&io.writes));
+            let next = kinds.len();
+            let at = *seen.entry((op.name(), reads.clone(), writes.clone())).or_insert(next);
+            if at == next {
+                let elements: usize = reads.iter().chain(&writes).map(|s| s.iter().product::<usize>()).sum();
+                kinds.push(Kind {
+                    name: op.name(),
+                    shape: format!("{} -> {}", largest(&reads), largest(&writes)),
+                    first: i,
+                    times: 0,
+                    flops: op.flops(),
+                    bytes: (elements * size_of::<f32>()) as u64,
+                });
+            }
+            kinds[at].times += 1;
+        }
+        kinds
+    }
+}
+
+/// Values for what the host fills.
+#[derive(Clone, Debug, Default)]
+struct Inputs {
+    reals: Vec<(Tensor, Vec<f32>)>,
+    indices: Vec<(Tensor, Vec<u32>)>,
+}
+
+impl Inputs {
+    fn normal(&mut self, tape: &Tape, t: Tensor) {
+        let mut random = Philox::new(1, Purpose::Test, 0, t.index() as u32);
+        self.reals.push((t, (0..tape.len(t)).map(|_| random.normal()).collect()));
+    }
+}
+
+/// Records the masked autoencoder; returns the loss.
+fn pretraining(t: &mut Tape, inputs: &mut Inputs, preset: Preset, batch: usize) -> Tensor {
+    let mae = preset.mae(GRID, PATCH);
+    let (tokens, kept) = (mae.tokens(), mae.kept());
+    let m = mae.record(t, batch, tokens - kept);
+    inputs.normal(t, m.volume);
+    inputs.reals.push((m.weight, vec![1.0; batch * (tokens - kept)]));
+    let [mut keep, mut restore, mut predict] = [const { Vec::new() }; 3];
+    for sample in 0..batch {
+        let mut random = Philox::new(1, Purpose::Mask, 0, sample as u32);
+        let noise: Vec<f64> = (0..tokens).map(|_| random.uniform().into()).collect();
+        let masking = random_masking(&noise, kept);
+        keep.extend_from_slice(masking.ids_keep());
+        restore.extend_from_slice(&masking.ids_restore);
+        predict.extend_from_slice(masking.ids_removed());
+    }
+    inputs.indices.extend([(m.ids_keep, keep), (m.ids_restore, restore), (m.ids_predict, predict)]);
+    m.loss.loss
+}
+
+/// Records the brain-age model; returns the loss.
+fn finetuning(t: &mut Tape, inputs: &mut Inputs, preset: Preset, batch: usize) -> Tensor {
+    let model = BrainAge { encoder: preset.mae(GRID, PATCH).encoder, loss: AgeLoss::L1 };
+    let m = model.record(t, batch, false);
+    inputs.normal(t, m.volume);
+    inputs.normal(t, m.age);
+    let tokens = model.encoder.patches().tokens() as u32;
+    inputs.indices.push((m.ids, (0..batch).flat_map(|_| 0..tokens).collect()));
+    m.loss.loss
+}
+
+/// Records the gradients of `loss`, their norm and the update.
+fn optimiser(t: &mut Tape, inputs: &mut Inputs, loss: Tensor) {
+    let (seed, schedule) = (t.input(&[]), t.input(&[3]));
+    let gradients = backward(t, &[(loss, seed)]);
+    let flat = flatten(t, &gradients);
+    let n = t.len(flat.params);
+    let (m, v) = (t.state("m", &[n]), t.state("v", &[n]));
+    let clip = grad_norm(t, flat.grads, 1.0);
+    let ranges = flat.ranges(t, |_, shape| (if shape.len() > 1 { 0.05 } else { 0.0 }, 1.0));
+    let constants = AdamConstants { betas: [0.9, 0.95], eps: 1e-8 };
+    adamw(
+        t,
+        Moments { params: flat.params, grads: flat.grads, m, v },
+        clip.factor,
+        schedule,
+        constants,
+        ranges,
+    );
+    // Bias corrections of 1 and a low rate: the weights stay near their first values however long it is timed.
+    inputs.reals.extend([(seed, vec![1.0]), (schedule, vec![1e-4, 1.0, 1.0])]);
+}
+
+/// A kind of operation, and how often a step does it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Kind {
+    /// The operation's name.
+    pub name: &'static str,
+    /// The shapes of the largest tensors it reads and writes.
+    pub shape: String,
+    /// The first operation of this kind on the tape.
+    #[serde(skip)]
+    pub first: usize,
+    /// How often a step does it.
+    pub times: usize,
+    /// Multiplications and additions in its matrix products.
+    pub flops: u64,
+    /// Bytes of all tensors it reads and writes.
+    pub bytes: u64,
+}
+
+fn largest(shapes: &[Vec<usize>]) -> String {
+    let shape = shapes.iter().max_by_key(|s| s.iter().product::<usize>()).cloned().unwrap_or_default();
+    shape.iter().map(usize::to_string).collect::<Vec<_>>().join("x")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_cover_every_operation_and_run_again_by_themselves() {
+        for mode in [Mode::Pretrain, Mode::Finetune] {
+            let step = TrainingStep::new(Preset::Tiny, mode, 1);
+            let kinds = step.kinds();
+            assert_eq!(kinds.iter().map(|k| k.times).sum::<usize>(), step.tape.ops().len());
+            assert_eq!(kinds.iter().map(|k| k.times as u64 * k.flops).sum::<u64>(), step.flops());
+            let mut cpu = step.machine(true);
+            cpu.run();
+            kinds.iter().for_each(|k| cpu.run_ops(k.first..k.first + 1));
+            assert!(step.loss(&cpu).is_finite(), "{mode:?}");
+        }
+    }
+}
