@@ -41,7 +41,7 @@ fn reading_what_was_not_declared_is_refused() {
 #[test]
 #[should_panic(expected = "slot 2 is not among what the operation reads")]
 fn reading_indices_that_were_not_declared_is_refused() {
-    memory().index(At(2));
+    memory().read_indices(At(2));
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl<F: Real> Mem<F> {
     }
     /// An index tensor that the running operation declared it reads.
     #[track_caller]
-    pub fn index(&self, t: impl Slot) -> &[u32] {
+    pub fn read_indices(&self, t: impl Slot) -> &[u32] {
         self.readable(t.slot());
         self.slice(t.slot())
     }

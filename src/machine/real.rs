@@ -153,7 +153,7 @@ impl Real for f32 {
     #[inline(always)]
     fn erf(self) -> Self {
         const P: [f32; 6] =
-            [-0.227_537_27, 0.886_664_98, -0.635_401_3, 0.649_560_2, 0.091_388_085, 0.235_325_27];
+            [-0.227_537_27, 0.886_665, -0.635_401_3, 0.649_560_2, 0.091_388_085, 0.235_325_27];
         let t = 1.0 / Real::abs(self).mul_add(0.39, 1.0);
         let p = P.iter().fold(0.0_f32, |p, c| p.mul_add(t, *c)) * t;
         let erf = 1.0 - p * Real::exp(-(self * self));

@@ -88,7 +88,7 @@ impl Op for Attention {
 
 impl<F: Real> Define<F> for Attention {
     fn define(&self, m: &Mem<F>) {
-        let (qkv, lengths) = (m.read(self.qkv), self.lengths.map(|l| m.index(l)));
+        let (qkv, lengths) = (m.read(self.qkv), self.lengths.map(|l| m.read_indices(l)));
         let (y, log_sum) = (m.write(self.y), m.write(self.log_sum));
         let length = self.shape[1];
         for_each_head(y, log_sum, self.shape, |b, h, [mut y], log_sum| {
@@ -139,7 +139,7 @@ fn softmax<F: Real>(s: &mut [F], keys: usize, log_sum: &mut [F]) {
         s.iter_mut().for_each(|s| *s = (*s - max).exp());
         let sum = lanes([s], |[s]| s);
         let scale = F::ONE / sum;
-        s.iter_mut().for_each(|s| *s = *s * scale);
+        s.iter_mut().for_each(|s| *s *= scale);
         *log_sum = max + F::of(sum.f64().ln());
     }
 }
@@ -168,7 +168,7 @@ impl<F: Real> Define<F> for AttentionGrad {
         let of = self.of;
         let [_, length, heads, width] = of.shape;
         let (dy, qkv, y, log_sum) = (m.read(self.dy), m.read(of.qkv), m.read(of.y), m.read(of.log_sum));
-        let (lengths, dqkv) = (of.lengths.map(|l| m.index(l)), m.write(self.dqkv));
+        let (lengths, dqkv) = (of.lengths.map(|l| m.read_indices(l)), m.write(self.dqkv));
         let rows = of.tile_rows();
         for_each_head(dqkv, &mut [], of.shape, |b, h, [mut dq, mut dk, mut dv], _| {
             let keys = lengths.map_or(length, |l| l[b] as usize);

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 /// Records the scaling of each sample of `x` (`[batch, ..]`) by its factor in `scale` (`[batch]`).
 #[track_caller]
 pub fn drop_path(t: &mut Tape, x: Tensor, scale: Tensor) -> Tensor {
-    t.expect_shape("scale", scale, &t.shape(x)[..1].to_vec());
+    t.expect_shape("scale", scale, &t.shape(x)[..1]);
     let y = t.like(x);
     t.push(DropPath { x, scale, y });
     y

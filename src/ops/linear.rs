@@ -64,9 +64,9 @@ pub fn linear_residual(
     scale: Option<Tensor>,
 ) -> Tensor {
     let y = record(t, x.into(), w, b, |_, _| Epilogue::Residual { skip, scale });
-    t.expect_shape("skip", skip, &t.shape(y).to_vec());
+    t.expect_shape("skip", skip, t.shape(y));
     if let Some(s) = scale {
-        t.expect_shape("scale", s, &t.shape(y)[..1].to_vec());
+        t.expect_shape("scale", s, &t.shape(y)[..1]);
     }
     y
 }
@@ -238,7 +238,7 @@ fn times_gelu_slope<F: Real>(dy: &mut [F], h: &[F]) {
         let s = h * F::of(FRAC_1_SQRT_2);
         let cumulative = F::of(0.5) * (F::ONE + s.erf());
         // The same exponential as in `erf`, written the same way, so that it is computed once.
-        *dy = *dy * (cumulative + h * density * (-(s * s)).exp());
+        *dy *= cumulative + h * density * (-(s * s)).exp();
     }
 }
 

@@ -52,7 +52,7 @@ impl Op for PatchEmbed {
 
 impl<F: Real> Define<F> for PatchEmbed {
     fn define(&self, m: &Mem<F>) {
-        let (volume, ids) = (m.read(self.volume), m.index(self.ids));
+        let (volume, ids) = (m.read(self.volume), m.read_indices(self.ids));
         let (w, b, rows, y) = (m.read(self.w), m.read(self.b), m.write(self.rows), m.write(self.y));
         let (values, edge) = (self.patches.values(), self.patches.edge);
         rows.par_chunks_mut(values).zip(ids).enumerate().for_each(|(i, (row, &token))| {

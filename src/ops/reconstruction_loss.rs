@@ -95,7 +95,7 @@ impl Op for Reconstruction {
 
 impl<F: Real> Define<F> for Reconstruction {
     fn define(&self, m: &Mem<F>) {
-        let (pred, volume, ids) = (m.read(self.pred), m.read(self.volume), m.index(self.ids));
+        let (pred, volume, ids) = (m.read(self.pred), m.read(self.volume), m.read_indices(self.ids));
         let (weight, loss, per_patch) = (m.read(self.weight), m.write(self.loss), m.write(self.per_patch));
         let values = self.patches.values();
         per_patch.par_iter_mut().zip(pred.par_chunks(values)).enumerate().for_each(|(i, (error, pred))| {
@@ -128,7 +128,7 @@ impl Op for ReconstructionGrad {
 impl<F: Real> Define<F> for ReconstructionGrad {
     fn define(&self, m: &Mem<F>) {
         let Reconstruction { pred, volume, ids, weight, patches, .. } = self.of;
-        let (pred, volume, ids, weight) = (m.read(pred), m.read(volume), m.index(ids), m.read(weight));
+        let (pred, volume, ids, weight) = (m.read(pred), m.read(volume), m.read_indices(ids), m.read(weight));
         let (dloss, dpred, values) = (m.read(self.dloss)[0], m.write(self.dpred), patches.values());
         let total = lanes([weight], |[w]| w);
         let unit = if total == F::ZERO { F::ZERO } else { dloss * F::of(2.0 / values as f64) / total };

@@ -49,7 +49,7 @@ impl Op for EmbedTokens {
 
 impl<F: Real> Define<F> for EmbedTokens {
     fn define(&self, m: &Mem<F>) {
-        let (x, pos, ids) = (m.read(self.x), m.read(self.pos), m.index(self.ids));
+        let (x, pos, ids) = (m.read(self.x), m.read(self.pos), m.read_indices(self.ids));
         let (cls, y) = (self.cls.map(|t| m.read(t)), m.write(self.y));
         let &Self { kept, dim, .. } = self;
         let c = usize::from(cls.is_some());
@@ -158,7 +158,7 @@ impl Op for RestoreTokens {
 impl<F: Real> Define<F> for RestoreTokens {
     fn define(&self, m: &Mem<F>) {
         let (x, mask_token, pos) = (m.read(self.x), m.read(self.mask_token), m.read(self.pos));
-        let (ids, y) = (m.index(self.ids_restore), m.write(self.y));
+        let (ids, y) = (m.read_indices(self.ids_restore), m.write(self.y));
         let &Self { c, rows, dim, .. } = self;
         let length = pos.len() / dim - c;
         y.par_chunks_mut((c + length) * dim).enumerate().for_each(|(b, y)| {
@@ -187,7 +187,7 @@ impl Op for RestoreTokensGrad {
 
 impl<F: Real> Define<F> for RestoreTokensGrad {
     fn define(&self, m: &Mem<F>) {
-        let (dy, ids) = (m.read(self.dy), m.index(self.of.ids_restore));
+        let (dy, ids) = (m.read(self.dy), m.read_indices(self.of.ids_restore));
         let (dx, dmask_token) = (m.write(self.dx), m.write(self.dmask_token));
         let RestoreTokens { c, rows, dim, .. } = self.of;
         let batch = dx.len() / (rows * dim);
@@ -247,7 +247,7 @@ impl Op for GatherTokens {
 
 impl<F: Real> Define<F> for GatherTokens {
     fn define(&self, m: &Mem<F>) {
-        let (x, ids, y) = (m.read(self.x), m.index(self.ids), m.write(self.y));
+        let (x, ids, y) = (m.read(self.x), m.read_indices(self.ids), m.write(self.y));
         for (i, y) in y.chunks_exact_mut(self.dim).enumerate() {
             y.copy_from_slice(&x[self.source(ids, i)..][..self.dim]);
         }
@@ -270,7 +270,7 @@ impl Op for GatherTokensGrad {
 
 impl<F: Real> Define<F> for GatherTokensGrad {
     fn define(&self, m: &Mem<F>) {
-        let (dy, ids, dx) = (m.read(self.dy), m.index(self.of.ids), m.write(self.dx));
+        let (dy, ids, dx) = (m.read(self.dy), m.read_indices(self.of.ids), m.write(self.dx));
         dx.fill(F::ZERO);
         for (i, dy) in dy.chunks_exact(self.of.dim).enumerate() {
             dx[self.of.source(ids, i)..][..self.of.dim].copy_from_slice(dy);

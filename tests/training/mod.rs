@@ -1,4 +1,5 @@
 //! A small masked autoencoder in training, for the tests that run whole steps.
+#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::machine::philox::{Philox, Purpose};
 use gyrus::model::mae::random_masking;
 use gyrus::model::{Encoder, Mae, Shape, init::first_weights};
