@@ -90,9 +90,33 @@ impl Philox {
     }
 }
 
+/// Lets everything of `rand` draw from a stream. What must be the same on every machine and in every version draws by
+/// the methods above instead, whose bits are ours.
+impl rand::TryRng for Philox {
+    type Error = std::convert::Infallible;
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Ok(self.word())
+    }
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Ok(u64::from(self.word()) | u64::from(self.word()) << 32)
+    }
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
+        bytes.chunks_mut(4).for_each(|chunk| chunk.copy_from_slice(&self.word().to_le_bytes()[..chunk.len()]));
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::RngExt;
+
+    #[test]
+    fn rand_draws_from_a_stream() {
+        let mut r = Philox::new(1, Purpose::Test, 0, 0);
+        let rolls: Vec<u32> = (0..6000).map(|_| r.random_range(1..=6)).collect();
+        assert!((1..=6).all(|face| (850..1150).contains(&rolls.iter().filter(|&&r| r == face).count())));
+    }
 
     /// The three vectors that come with Random123.
     #[test]
