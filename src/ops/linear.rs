@@ -238,7 +238,7 @@ fn times_gelu_slope<F: Real>(dy: &mut [F], h: &[F]) {
         let s = h * F::of(FRAC_1_SQRT_2);
         let cumulative = F::of(0.5) * (F::ONE + s.erf());
         // The same exponential as in `erf`, written the same way, so that it is computed once.
-        *dy = *dy * (cumulative + h * density * (-(s * s)).exp());
+        *dy *= cumulative + h * density * (-(s * s)).exp();
     }
 }
 

@@ -50,8 +50,8 @@ fn lanes<F: Real, const P: usize>(x: [&[F]; P], f: impl Fn([F; P]) -> F) -> F {
             *sum += f(chunk.map(|c| c[lane]));
         }
     }
-    for lane in 0..parts[0].1.len() {
-        sums[lane] += f(parts.map(|p| p.1[lane]));
+    for (lane, sum) in sums.iter_mut().enumerate().take(parts[0].1.len()) {
+        *sum += f(parts.map(|p| p.1[lane]));
     }
     sums.into_iter().fold(F::ZERO, |total, s| total + s)
 }
