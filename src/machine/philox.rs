@@ -101,7 +101,9 @@ impl rand::TryRng for Philox {
         Ok(u64::from(self.word()) | u64::from(self.word()) << 32)
     }
     fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Self::Error> {
-        bytes.chunks_mut(4).for_each(|chunk| chunk.copy_from_slice(&self.word().to_le_bytes()[..chunk.len()]));
+        bytes
+            .chunks_mut(4)
+            .for_each(|chunk| chunk.copy_from_slice(&self.word().to_le_bytes()[..chunk.len()]));
         Ok(())
     }
 }

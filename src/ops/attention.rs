@@ -124,23 +124,27 @@ impl<F: Real> Define<F> for Attention {
     }
 }
 
-/// Each row of `s` becomes `exp(s - max) / sum`; `log_sum` gets `max + ln(sum)`.
+/// Each row of `s` becomes `exp(s - max) / sum`; `log_sum` gets `max + ln(sum)`. The exponential runs over the whole
+/// tile at once: a row is rarely a whole number of vectors, and what is left over would be computed one by one.
 #[multiversion(targets = "simd")]
 fn softmax<F: Real>(s: &mut [F], keys: usize, log_sum: &mut [F]) {
-    for (r, log_sum) in log_sum.iter_mut().enumerate() {
-        let s = &mut s[r * keys..(r + 1) * keys];
+    for (s, log_sum) in s.chunks_exact_mut(keys).zip(log_sum.iter_mut()) {
+        let (chunks, rest) = s.as_chunks::<16>();
         let mut max = [F::LOWEST; 16];
-        for chunk in s.chunks(16) {
+        for chunk in chunks {
             for (max, s) in max.iter_mut().zip(chunk) {
                 *max = max.max(*s);
             }
         }
-        let max = max.into_iter().fold(F::LOWEST, F::max);
-        s.iter_mut().for_each(|s| *s = (*s - max).exp());
+        *log_sum = max.iter().chain(rest).fold(F::LOWEST, |max, s| max.max(*s));
+        s.iter_mut().for_each(|s| *s -= *log_sum);
+    }
+    s.iter_mut().for_each(|s| *s = s.exp());
+    for (s, log_sum) in s.chunks_exact_mut(keys).zip(log_sum) {
         let sum = lanes([s], |[s]| s);
         let scale = F::ONE / sum;
         s.iter_mut().for_each(|s| *s *= scale);
-        *log_sum = max + F::of(sum.f64().ln());
+        *log_sum += F::of(sum.f64().ln());
     }
 }
 
