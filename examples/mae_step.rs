@@ -3,8 +3,7 @@
 //! Run with `cargo run --release --example mae_step`. The four steps of every program are marked below.
 use gyrus::model::mae::random_masking;
 use gyrus::model::{Encoder, Mae, Shape, init::first_weights};
-use gyrus::ops::optimiser::{AdamConstants, Moments, adamw, grad_norm};
-use gyrus::program::{Cpu, backward, flatten};
+use gyrus::program::{Cpu, Optimiser, Recipe};
 use gyrus::tape::Tape;
 
 fn main() {
@@ -26,39 +25,26 @@ fn main() {
     let model = mae.record(&mut t, 1, removed);
 
     // 2. Differentiate: the gradient is more operations on the same tape, and so is the optimiser.
-    let one = t.input(&[]);
-    let gradients = backward(&mut t, &[(model.loss.loss, one)]);
-    let flat = flatten(&mut t, &gradients);
-    let clip = grad_norm(&mut t, flat.grads, 1.0);
-    let schedule = t.input(&[3]);
-    let shape = t.shape(flat.params).to_vec();
-    let [m, v] = ["m", "v"].map(|name| t.state(name, &shape));
-    let ranges = flat.ranges(&t, |_, shape| (if shape.len() > 1 { 0.05 } else { 0.0 }, 1.0));
-    let moments = Moments { params: flat.params, grads: flat.grads, m, v };
-    adamw(&mut t, moments, clip.factor, schedule, AdamConstants { betas: [0.9, 0.95], eps: 1e-8 }, ranges);
+    let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
+    let optimiser = Optimiser::record(&mut t, model.loss.loss, recipe, |_| 1.0);
 
     // 3. Plan: every tensor gets its place in one allocation, the last there will be.
     let weights = first_weights(&t, mae.encoder.patches().grid(), 1);
     let mut cpu = Cpu::<f32>::new(t, &[model.loss.loss]);
     println!("{} operations, {} KiB", cpu.tape().ops().len(), cpu.plan().bytes / 1024);
-    for (name, array) in &weights {
-        let tensor = cpu.tape().named(name).expect("weights are named after tensors");
-        cpu.write(tensor, &array.data);
-    }
+    cpu.load(&weights);
     cpu.input(model.volume).copy_from_slice(&phantom(mae.encoder.grid));
     cpu.write(model.weight, &vec![1.0; removed]);
-    cpu.write(one, &[1.0]);
 
     // 4. Replay: masks, rates and volumes are data, so the same program runs every step.
-    for step in 1..=20 {
-        let noise: Vec<f64> = (0..mae.tokens()).map(|i| ((i * 37 + step * 11) % 83) as f64).collect();
+    for step in 0..20 {
+        let noise: Vec<f64> = (0..mae.tokens()).map(|i| ((i as u64 * 37 + step * 11) % 83) as f64).collect();
         let mask = random_masking(&noise, mae.kept());
         cpu.write_indices(model.ids_keep, mask.ids_keep());
         cpu.write_indices(model.ids_restore, &mask.ids_restore);
         cpu.write_indices(model.ids_predict, mask.ids_removed());
-        let corrections = [0.9_f32, 0.95].map(|beta| 1.0 - beta.powi(step as i32));
-        cpu.write(schedule, &[2e-3, corrections[0], corrections[1]]);
-        cpu.run();
+        optimiser.differentiate(&mut cpu, 0);
+        optimiser.update(&mut cpu, step, 2e-3);
         println!("step {step:2}: loss {:.4}", cpu.read(model.loss.loss)[0]);
     }
 }

@@ -1,4 +1,5 @@
 //! A dataset becomes a cache: with a file that is broken, after a run that was stopped, and on real heads.
+#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::{
     data::{self, Cache, Error, Report, phantom},
     image::{BACKGROUND, Preprocessing},

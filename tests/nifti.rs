@@ -1,4 +1,5 @@
 //! Real files in all the ways NIfTI can be odd: each is read as nibabel 5.4 reads it, or refused with a reason.
+#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::{
     error::chain,
     image::{self, orientation::to_ras},

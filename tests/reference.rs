@@ -1,4 +1,5 @@
 //! Training steps that other implementations recorded, computed again.
+#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::cases::reference::{Comparison, compare};
 use std::fs;
 use std::path::{Path, PathBuf};

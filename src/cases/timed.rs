@@ -4,8 +4,7 @@ use crate::machine::philox::{Philox, Purpose};
 use crate::model::brain_age::BrainAge;
 use crate::model::{Preset, init, mae::random_masking};
 use crate::ops::AgeLoss;
-use crate::ops::optimiser::{AdamConstants, Moments, adamw, grad_norm};
-use crate::program::{Cpu, backward, flatten};
+use crate::program::{Cpu, Optimiser, Recipe};
 use crate::tape::{Role, Tape, Tensor};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -32,6 +31,7 @@ pub struct TrainingStep {
     pub tape: Tape,
     inputs: Inputs,
     loss: Tensor,
+    optimiser: Optimiser,
 }
 
 impl TrainingStep {
@@ -43,21 +43,23 @@ impl TrainingStep {
             Mode::Finetune => finetuning,
         };
         let loss = record(&mut tape, &mut inputs, preset, batch);
-        optimiser(&mut tape, &mut inputs, loss);
-        TrainingStep { tape, inputs, loss }
+        let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
+        let optimiser = Optimiser::record(&mut tape, loss, recipe, |_| 1.0);
+        TrainingStep { tape, inputs, loss, optimiser }
     }
-    /// A machine that holds the step, its first weights and its inputs. With `keep_all`, every temporary has memory
+    /// A machine that holds the step, its first weights and its inputs, after one step. With `keep_all`, every temporary has memory
     /// of its own, so that after one run each operation can be run again by itself, on the values it had.
     pub fn machine(&self, keep_all: bool) -> Cpu<f32> {
         let keep: Vec<Tensor> =
             if keep_all { self.tape.with_role(Role::Temp).collect() } else { vec![self.loss] };
         let mut cpu = Cpu::new(self.tape.clone(), &keep);
         let weights = init::first_weights(&self.tape, GRID.map(|n| n / PATCH), 1);
-        for (name, array) in &weights {
-            cpu.write(self.tape.named(name).expect("weights are named as on the tape"), &array.data);
-        }
+        cpu.load(&weights);
         self.inputs.reals.iter().for_each(|(t, values)| cpu.write(*t, values));
         self.inputs.indices.iter().for_each(|(t, values)| cpu.write_indices(*t, values));
+        // One step sets what the optimiser reads; at a low rate the weights stay near their first values.
+        self.optimiser.differentiate(&mut cpu, 0);
+        self.optimiser.update(&mut cpu, 0, 1e-5);
         cpu
     }
     /// The loss of the last run.
@@ -138,28 +140,6 @@ fn finetuning(t: &mut Tape, inputs: &mut Inputs, preset: Preset, batch: usize) -
     let tokens = model.encoder.patches().tokens() as u32;
     inputs.indices.push((m.ids, (0..batch).flat_map(|_| 0..tokens).collect()));
     m.loss.loss
-}
-
-/// Records the gradients of `loss`, their norm and the update.
-fn optimiser(t: &mut Tape, inputs: &mut Inputs, loss: Tensor) {
-    let (seed, schedule) = (t.input(&[]), t.input(&[3]));
-    let gradients = backward(t, &[(loss, seed)]);
-    let flat = flatten(t, &gradients);
-    let n = t.len(flat.params);
-    let (m, v) = (t.state("m", &[n]), t.state("v", &[n]));
-    let clip = grad_norm(t, flat.grads, 1.0);
-    let ranges = flat.ranges(t, |_, shape| (if shape.len() > 1 { 0.05 } else { 0.0 }, 1.0));
-    let constants = AdamConstants { betas: [0.9, 0.95], eps: 1e-8 };
-    adamw(
-        t,
-        Moments { params: flat.params, grads: flat.grads, m, v },
-        clip.factor,
-        schedule,
-        constants,
-        ranges,
-    );
-    // Bias corrections of 1 and a low rate: the weights stay near their first values however long it is timed.
-    inputs.reals.extend([(seed, vec![1.0]), (schedule, vec![1e-4, 1.0, 1.0])]);
 }
 
 /// A kind of operation, and how often a step does it.

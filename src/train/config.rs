@@ -2,7 +2,7 @@
 use crate::data::Augment;
 use crate::model::{Mae, Preset};
 use crate::ops::AgeLoss;
-use crate::train::optimise::Recipe;
+use crate::program::Recipe;
 use serde::{Deserialize, Serialize};
 
 /// Settings of `gyrus pretrain`.

@@ -7,7 +7,6 @@ mod events;
 pub mod finetune;
 pub mod infer;
 pub mod log;
-pub mod optimise;
 pub mod pretrain;
 pub mod readout;
 pub mod schedule;

@@ -1,7 +1,6 @@
 //! Pretraining: a masked autoencoder on the volumes of a cache.
 use super::checkpoint::{Card, Progress, Provenance, Task};
 use super::config::{Pretrain, Weight};
-use super::optimise::Optimiser;
 use super::session::{Draw, Job, Session};
 use super::{Error, finetune::holdout};
 use crate::data::{Augment, Cache, augment};
@@ -9,7 +8,7 @@ use crate::image::BACKGROUND;
 use crate::machine::philox::{Philox, Purpose};
 use crate::model::{Mae, init, mae};
 use crate::ops::Patches;
-use crate::program::Cpu;
+use crate::program::{Cpu, Optimiser};
 use crate::tape::Tape;
 use rayon::prelude::*;
 use std::path::Path;

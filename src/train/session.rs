@@ -5,10 +5,9 @@
 use super::checkpoint::{Card, Checkpoint, Progress};
 use super::config::Training;
 use super::log::Log;
-use super::optimise::Optimiser;
 use super::{Error, schedule::learning_rate};
 use crate::machine::philox::{Philox, Purpose};
-use crate::program::{Arrays, Cpu};
+use crate::program::{Arrays, Cpu, Optimiser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! The half of a training step that follows the loss: backward, accumulation, clipping, AdamW, moving average.
+use super::{Array, Arrays, Cpu, Flat, backward, flatten};
 use crate::ops::optimiser::{AdamConstants, Clip, Moments, accumulate, adamw, ema, grad_norm};
-use crate::program::{Array, Arrays, Cpu, Flat, backward, flatten};
 use crate::tape::{Precision, Tape, Tensor};
 
 /// How parameters are updated.
@@ -20,7 +20,7 @@ pub struct Recipe {
 
 /// A recorded optimiser: operations `0..forward` compute the loss, those to `update` its gradients, the rest the
 /// update.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Optimiser {
     recipe: Recipe,
     forward: usize,
