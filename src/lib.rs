@@ -9,9 +9,11 @@ pub mod error;
 // How every floor writes a file.
 pub mod file;
 
-// Mechanism: memory, arithmetic and random numbers; and one image. They know no operation.
-pub mod image;
+// Mechanism: memory, arithmetic and random numbers. It knows no operation.
 pub mod machine;
+
+// One image.
+pub mod image;
 
 // Names for values, what an operation is, and a list of them.
 pub mod tape;
