@@ -1,11 +1,16 @@
 //! The commands, a file each; their doc comments are the help.
+pub mod demo;
 pub mod doctor;
+pub mod embed;
 pub mod evaluate;
 pub mod finetune;
+mod inputs;
 pub mod inspect;
 pub mod phantom;
+pub mod predict;
 pub mod prepare;
 pub mod pretrain;
+pub mod reconstruct;
 mod run_folder;
 
 use std::error::Error;
@@ -26,9 +31,13 @@ enum Command {
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
     Finetune(finetune::Args),
+    Predict(predict::Args),
     Evaluate(evaluate::Args),
+    Reconstruct(reconstruct::Args),
+    Embed(embed::Args),
     Inspect(inspect::Args),
     Phantom(phantom::Args),
+    Demo(demo::Args),
     Doctor(doctor::Args),
 }
 
@@ -42,9 +51,13 @@ impl Cli {
             Command::Prepare(args) => prepare::run(args),
             Command::Pretrain(args) => pretrain::run(args),
             Command::Finetune(args) => finetune::run(args),
+            Command::Predict(args) => predict::run(args),
             Command::Evaluate(args) => evaluate::run(args),
+            Command::Reconstruct(args) => reconstruct::run(args),
+            Command::Embed(args) => embed::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Phantom(args) => phantom::run(args),
+            Command::Demo(args) => demo::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }

@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// A table of the scans that failed.
-fn list(skipped: &[Skipped]) {
+pub(super) fn list(skipped: &[Skipped]) {
     let width = skipped.iter().map(|s| s.source.display().to_string().len()).max().unwrap_or(0);
     eprintln!("left out:");
     for Skipped { source, reason } in skipped {

@@ -1,0 +1,99 @@
+//! `gyrus demo`: the whole way on synthetic heads, as a user would type it.
+use super::Cli;
+use clap::Parser;
+use std::{error::Error, path::PathBuf, process::ExitCode, time::Instant};
+
+/// Run everything once on synthetic heads: no data are needed, and it takes about a minute.
+///
+/// Each step is printed as the command line that does it. The grid is coarse and training is short; heads of one
+/// kind make that enough for ages well below the error of predicting the mean.
+///
+/// Example: gyrus demo --out gyrus-demo
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder to write; it must not hold a demo yet
+    #[arg(long, short, value_name = "DIR", default_value = "gyrus-demo")]
+    pub out: PathBuf,
+    /// How many synthetic people
+    #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u32).range(12..=1000))]
+    pub subjects: u32,
+    /// Seed of the people
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// The steps, in words that contain no blanks. {out}, {subjects} and {seed} are filled in.
+const STEPS: [(&str, &str); 6] = [
+    (
+        "Synthetic heads stand in for a dataset",
+        "phantom --out {out}/heads --subjects {subjects} --seed {seed} --spacing 4",
+    ),
+    (
+        "Crop to the brain, resample, normalise",
+        "prepare {out}/heads --out {out}/cache --grid 32 40 32 --spacing 5",
+    ),
+    (
+        "Learn to fill in removed patches, without ages",
+        "pretrain {out}/cache --out {out}/mae --set model.patch=8 --set train.epochs=40 --set train.batch=8 \
+         --set train.warmup_epochs=4 --set train.validation=0",
+    ),
+    ("Look at what it fills in", "reconstruct {out}/mae {out}/cache --out {out}/pictures"),
+    (
+        "Learn ages; each person is predicted by a model that has not been trained on them",
+        "finetune {out}/cache --from {out}/mae --out {out}/age --folds 3 --set train.epochs=30 --set train.batch=4 \
+         --set train.lr=1e-3 --set train.warmup_epochs=3 --set train.validation=0 --set drop_path=0",
+    ),
+    (
+        "Predict a head by its file, with its mask",
+        "predict {out}/age {out}/heads/sub-001/anat/sub-001_T1w.nii.gz",
+    ),
+];
+
+/// Runs the command.
+///
+/// # Errors
+/// A folder that holds a demo already; whatever stops a step.
+pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    if args.out.exists() {
+        let out = args.out.display();
+        return Err(format!("{out}: exists already; give another --out, or remove it").into());
+    }
+    let (out, started) = (args.out.to_string_lossy(), Instant::now());
+    for (number, (why, line)) in STEPS.iter().enumerate() {
+        let words: Vec<String> = ["gyrus"]
+            .into_iter()
+            .chain(line.split_whitespace())
+            .map(|word| {
+                let word = word.replace("{subjects}", &args.subjects.to_string());
+                word.replace("{seed}", &args.seed.to_string()).replace("{out}", &out)
+            })
+            .collect();
+        println!("[{}/{}] {why}\n$ {}", number + 1, STEPS.len(), words.join(" "));
+        let begun = Instant::now();
+        Cli::try_parse_from(&words).expect("the steps are well formed").run()?;
+        println!("({:.1} s)\n", begun.elapsed().as_secs_f64());
+    }
+    println!("Done in {:.0} s. Where to look next:", started.elapsed().as_secs_f64());
+    println!("  {out}/pictures/montage.png  what the model saw and what it filled in");
+    println!(
+        "  {out}/age/predictions.csv   ages, true and predicted; gyrus evaluate {out}/age shows the errors"
+    );
+    println!(
+        "  {out}/heads                 a BIDS folder: put your own in its place and begin with gyrus prepare"
+    );
+    println!("  tensorboard --logdir {out}  the curves of all runs");
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_is_a_command_that_exists() {
+        for (_, line) in STEPS {
+            let words = line.replace("{subjects}", "12").replace("{seed}", "0");
+            Cli::try_parse_from(["gyrus"].into_iter().chain(words.split_whitespace())).unwrap();
+        }
+    }
+}
