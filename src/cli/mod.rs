@@ -1,13 +1,18 @@
 //! The commands, a file each; their doc comments are the help.
 pub mod bench;
 pub mod check;
+pub mod demo;
 pub mod doctor;
+pub mod embed;
 pub mod evaluate;
 pub mod finetune;
+mod inputs;
 pub mod inspect;
 pub mod phantom;
+pub mod predict;
 pub mod prepare;
 pub mod pretrain;
+pub mod reconstruct;
 mod run_folder;
 
 use std::error::Error;
@@ -28,11 +33,15 @@ enum Command {
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
     Finetune(finetune::Args),
+    Predict(predict::Args),
     Evaluate(evaluate::Args),
+    Reconstruct(reconstruct::Args),
+    Embed(embed::Args),
     Inspect(inspect::Args),
     Phantom(phantom::Args),
     Check(check::Args),
     Bench(bench::Args),
+    Demo(demo::Args),
     Doctor(doctor::Args),
 }
 
@@ -46,11 +55,15 @@ impl Cli {
             Command::Prepare(args) => prepare::run(args),
             Command::Pretrain(args) => pretrain::run(args),
             Command::Finetune(args) => finetune::run(args),
+            Command::Predict(args) => predict::run(args),
             Command::Evaluate(args) => evaluate::run(args),
+            Command::Reconstruct(args) => reconstruct::run(args),
+            Command::Embed(args) => embed::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Phantom(args) => phantom::run(args),
             Command::Check(args) => check::run(args),
             Command::Bench(args) => bench::run(args),
+            Command::Demo(args) => demo::run(args),
             Command::Doctor(args) => doctor::run(args),
         }
     }

@@ -56,7 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// The scans that failed, a line each; the reasons name the files.
-fn list(skipped: &[Skipped]) {
+pub(super) fn list(skipped: &[Skipped]) {
     eprintln!("left out:");
     for Skipped { reason, .. } in skipped {
         eprintln!("  {reason}");

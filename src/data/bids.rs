@@ -53,32 +53,65 @@ pub(super) fn scans(root: &Path) -> Result<Vec<Scan>, Error> {
     let derivatives = folders(&root.join("derivatives"), "")?;
     let mut scans = Vec::new();
     for subject in folders(root, "sub-")? {
-        let mut sessions = folders(&root.join(&subject), "ses-")?;
-        sessions.insert(0, String::new());
-        for session in sessions {
-            let visit = PathBuf::from(&subject).join(&session).join("anat");
-            let images = files(&root.join(&visit), |name| name.suffix == "T1w")?;
-            if images.is_empty() {
-                continue;
-            }
-            let mut masks = Vec::new();
-            for derivative in &derivatives {
-                let folder = root.join("derivatives").join(derivative).join(&visit);
-                masks.extend(files(&folder, |n| n.suffix == "mask" && n.entity("desc") == Some("brain"))?);
-            }
-            for path in images {
-                let name = Name::of(&path);
-                // The first of the best: `max_by_key` alone would take the last.
-                let mask = masks
-                    .iter()
-                    .rev()
-                    .filter_map(|m| Some((Name::of(m).suits(&name)?, m)))
-                    .max_by_key(|(score, _)| *score)
-                    .map(|(_, mask)| mask.clone());
-                let session = Some(session.clone()).filter(|s| !s.is_empty());
-                let scan = Scan { subject: subject.clone(), session, mask, ..Scan::unknown(path) };
-                scans.push(people.describe(scan));
-            }
+        scans.extend(of_subject(root, &subject, &people, &derivatives)?);
+    }
+    Ok(scans)
+}
+
+/// What the BIDS folder around the file `path` says of it; `None` where there is none, or none that knows it.
+pub(super) fn describe(path: &Path) -> Result<Option<Scan>, Error> {
+    let is_subject =
+        |folder: &&Path| folder.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"sub-"));
+    // A subject's folder is at most two above: sub-*/ses-*/anat/.
+    let Some(subject) = path.ancestors().skip(2).take(2).find(is_subject) else { return Ok(None) };
+    let root = subject.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let people = People::read(&root.join("participants.tsv"))?;
+    let derivatives = folders(&root.join("derivatives"), "")?;
+    let name = subject.file_name().unwrap_or_default().to_string_lossy();
+    let scan = of_subject(root, &name, &people, &derivatives)?.into_iter().find(|s| s.path.ends_with(path));
+    Ok(scan.map(|scan| Scan { path: path.to_owned(), ..scan }))
+}
+
+/// The images that lie in `folder` itself, but for masks.
+pub(super) fn plain(folder: &Path) -> Result<Vec<Scan>, Error> {
+    // The voxels of a pair are found through its header.
+    let voxels = |path: &Path| path.to_string_lossy().trim_end_matches(".gz").ends_with(".img");
+    let images = files(folder, |name| name.suffix != "mask")?;
+    Ok(images.into_iter().filter(|path| !voxels(path)).map(Scan::unknown).collect())
+}
+
+fn of_subject(
+    root: &Path,
+    subject: &str,
+    people: &People,
+    derivatives: &[String],
+) -> Result<Vec<Scan>, Error> {
+    let mut scans = Vec::new();
+    let mut sessions = folders(&root.join(subject), "ses-")?;
+    sessions.insert(0, String::new());
+    for session in sessions {
+        let visit = PathBuf::from(subject).join(&session).join("anat");
+        let images = files(&root.join(&visit), |name| name.suffix == "T1w")?;
+        if images.is_empty() {
+            continue;
+        }
+        let mut masks = Vec::new();
+        for derivative in derivatives {
+            let folder = root.join("derivatives").join(derivative).join(&visit);
+            masks.extend(files(&folder, |n| n.suffix == "mask" && n.entity("desc") == Some("brain"))?);
+        }
+        for path in images {
+            let name = Name::of(&path);
+            // The first of the best: `max_by_key` alone would take the last.
+            let mask = masks
+                .iter()
+                .rev()
+                .filter_map(|m| Some((Name::of(m).suits(&name)?, m)))
+                .max_by_key(|(score, _)| *score)
+                .map(|(_, mask)| mask.clone());
+            let session = Some(session.clone()).filter(|s| !s.is_empty());
+            let scan = Scan { subject: subject.to_owned(), session, mask, ..Scan::unknown(path) };
+            scans.push(people.describe(scan));
         }
     }
     Ok(scans)
@@ -202,6 +235,30 @@ mod tests {
                 "sub-02 ses-b Some(61.5) -",
             ]
         );
+    }
+
+    #[test]
+    fn a_file_is_known_by_the_folder_around_it_and_plain_folders_are_listed() {
+        let root = tempfile::tempdir().unwrap();
+        let file = "sub-01/ses-a/anat/sub-01_ses-a_T1w.nii.gz";
+        touch(
+            root.path(),
+            &[
+                file,
+                "derivatives/x/sub-01/ses-a/anat/sub-01_ses-a_desc-brain_mask.nii.gz",
+                "plain/b.nii",
+                "plain/a.hdr",
+                "plain/a.img",
+                "plain/a_mask.nii",
+                "plain/notes.txt",
+            ],
+        );
+        fs::write(root.path().join("participants.tsv"), "participant_id\tage\n01\t60\n").unwrap();
+        let alone = crate::data::scans(&root.path().join(file)).unwrap();
+        assert_eq!(alone, scans(root.path()).unwrap());
+        assert!(alone[0].mask.is_some() && alone[0].age == Some(60.0));
+        let plain = crate::data::scans(&root.path().join("plain")).unwrap();
+        assert_eq!(plain.iter().map(|s| s.subject.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub enum Error {
     },
     /// A dataset in which nothing was found.
     #[error(
-        "{}: no scans found; expected a BIDS folder (sub-*/anat/*_T1w.nii.gz), a .csv or .tsv manifest \
-         with a column \"path\", or one NIfTI file",
+        "{}: no scans found; expected a BIDS folder (sub-*/anat/*_T1w.nii.gz), a folder of NIfTI files, \
+         a .csv or .tsv manifest with a column \"path\", or one NIfTI file",
         path.display()
     )]
     NoScans {

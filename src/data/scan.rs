@@ -57,7 +57,8 @@ impl fmt::Display for Sex {
     }
 }
 
-/// The scans of `dataset`, in a fixed order: of a BIDS folder, of a `.csv` or `.tsv` manifest, or one NIfTI file.
+/// The scans of `dataset`, in a fixed order: of a BIDS folder, of a plain folder of NIfTI files, of a `.csv` or
+/// `.tsv` manifest, or one NIfTI file. A file within a BIDS folder has the age and the mask that it has there.
 ///
 /// # Errors
 /// A dataset without scans; a table that lacks a column or holds an impossible value; unreadable folders.
@@ -65,11 +66,12 @@ pub fn scans(dataset: &Path) -> Result<Vec<Scan>, Error> {
     let is_folder = fs::metadata(dataset).on_file("read", dataset)?.is_dir();
     let extension = dataset.extension().map(|e| e.to_ascii_lowercase());
     let scans = if is_folder {
-        bids::scans(dataset)?
+        let scans = bids::scans(dataset)?;
+        if scans.is_empty() { bids::plain(dataset)? } else { scans }
     } else if extension.is_some_and(|e| e == "csv" || e == "tsv") {
         manifest::scans(dataset)?
     } else if is_nifti(dataset) {
-        vec![Scan::unknown(dataset.to_owned())]
+        vec![bids::describe(dataset)?.unwrap_or_else(|| Scan::unknown(dataset.to_owned()))]
     } else {
         Vec::new()
     };

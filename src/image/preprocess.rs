@@ -16,6 +16,7 @@ use super::{
     resample::{Taps, resample},
 };
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// How scans are prepared. Kept with every cache and checkpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,6 +54,17 @@ impl Preprocessing {
             return refuse("clip", format!("[{low}, {high}] must be two percentiles, the lower first"));
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Preprocessing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([x, y, z], [low, high]) = (self.grid, self.clip);
+        match self.spacing {
+            Some(mm) => write!(f, "{x}x{y}x{z} voxels of {mm} mm")?,
+            None => write!(f, "{x}x{y}x{z} voxels stretched to the brain")?,
+        }
+        write!(f, ", clipped at the percentiles {low} and {high}")
     }
 }
 

@@ -146,9 +146,8 @@ fn pretrained_encoder(checkpoint: &Checkpoint, cache: &Cache) -> Result<Encoder,
         return Err(problem("it predicts ages already; --from takes a pretrained model".into()));
     };
     if checkpoint.card.preprocessing != *cache.preprocessing() {
-        let [theirs, ours] = [&checkpoint.card.preprocessing, cache.preprocessing()]
-            .map(|p| serde_json::to_string(p).expect("settings are plain data"));
-        return Err(problem(format!("it was trained on scans prepared by {theirs}, the cache by {ours}")));
+        let (theirs, ours) = (&checkpoint.card.preprocessing, cache.preprocessing());
+        return Err(problem(format!("it was trained on scans prepared to {theirs}, the cache to {ours}")));
     }
     Ok(mae.encoder)
 }

@@ -9,6 +9,7 @@ pub mod infer;
 pub mod log;
 pub mod pretrain;
 pub mod readout;
+pub mod reconstruct;
 pub mod schedule;
 pub mod session;
 pub mod settings;

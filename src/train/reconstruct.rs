@@ -1,0 +1,120 @@
+//! What a pretrained model makes of a volume with patches removed.
+use super::Error;
+use super::checkpoint::{Checkpoint, Task};
+use crate::image::BACKGROUND;
+use crate::machine::philox::{Philox, Purpose};
+use crate::model::{Mae, mae};
+use crate::program::Cpu;
+use crate::tape::Tape;
+
+/// A masked autoencoder, ready to fill in what is removed.
+pub struct Reconstructor {
+    cpu: Cpu<f32>,
+    inputs: mae::Recorded,
+    mae: Mae,
+}
+
+/// A volume, what the model saw of it, and what it made of that; all `[x][y][z]`.
+#[derive(Clone, Debug)]
+pub struct Reconstruction {
+    /// What the model saw: NaN in removed patches.
+    pub masked: Vec<f32>,
+    /// The original where it was seen, the prediction in removed patches; background stays background.
+    pub volume: Vec<f32>,
+    /// Mean squared error over the brain voxels of removed patches, of intensities with mean 0 and SD 1 over the
+    /// brain; NaN where no brain was removed.
+    pub mse: f64,
+    /// Peak signal-to-noise ratio over the same voxels, dB: `10 log10(range² / mse)`, where range is that of the
+    /// original's brain.
+    pub psnr: f64,
+}
+
+impl Reconstructor {
+    /// From a pretrained model.
+    ///
+    /// # Errors
+    /// A model that reconstructs nothing, or whose weights do not fit.
+    pub fn new(checkpoint: &Checkpoint) -> Result<Self, Error> {
+        let Task::Pretraining(mae) = checkpoint.card.task else {
+            let reason = "it predicts ages; only a pretrained model reconstructs".to_owned();
+            return Err(Error::Checkpoint { path: checkpoint.path.clone(), reason });
+        };
+        let mut tape = Tape::default();
+        let inputs = mae.record(&mut tape, 1, mae.tokens());
+        let mut cpu = Cpu::new(tape, &[inputs.pred]);
+        checkpoint.load_into(&mut cpu, &[])?;
+        cpu.write_indices(inputs.ids_predict, &(0..mae.tokens() as u32).collect::<Vec<u32>>());
+        Ok(Reconstructor { cpu, inputs, mae })
+    }
+
+    /// Whether each removed patch is given its true mean and SD: the model was trained without them (`norm_pix`), so
+    /// nothing else could be shown, but the answer leaks into the picture.
+    pub fn needs_true_statistics(&self) -> bool {
+        self.mae.norm_pix
+    }
+
+    /// Removes patches of `volume` as `seed` says for sample `number`, and fills them in.
+    pub fn reconstruct(&mut self, volume: &[f32], seed: u64, number: u32) -> Reconstruction {
+        let mut random = Philox::new(seed, Purpose::Mask, 0, number);
+        let noise: Vec<f64> = (0..self.mae.tokens()).map(|_| random.uniform().into()).collect();
+        let masking = mae::random_masking(&noise, self.mae.kept());
+        self.cpu.input(self.inputs.volume).copy_from_slice(volume);
+        self.cpu.write_indices(self.inputs.ids_keep, masking.ids_keep());
+        self.cpu.write_indices(self.inputs.ids_restore, &masking.ids_restore);
+        self.cpu.run();
+
+        let patches = self.mae.encoder.patches();
+        let (mut masked, mut made) = (volume.to_vec(), volume.to_vec());
+        let mut original = vec![0.0; patches.values()];
+        let (mut sum, mut count) = (0.0, 0_usize);
+        let pred = self.cpu.read(self.inputs.pred);
+        for &id in masking.ids_removed() {
+            let id = id as usize;
+            patches.patchify(volume, id, &mut original);
+            let mut patch = pred[id * patches.values()..][..patches.values()].to_vec();
+            if self.mae.norm_pix {
+                undo_normalisation(&mut patch, &original);
+            }
+            for (made, &true_value) in patch.iter_mut().zip(&original) {
+                if true_value > BACKGROUND {
+                    sum += f64::from(*made - true_value).powi(2);
+                    count += 1;
+                } else {
+                    *made = BACKGROUND;
+                }
+            }
+            patches.unpatchify(&patch, id, &mut made);
+            patches.unpatchify(&vec![f32::NAN; patches.values()], id, &mut masked);
+        }
+        let mse = sum / count as f64;
+        let brain = || volume.iter().copied().filter(|&v| v > BACKGROUND);
+        let range = brain().fold(f32::MIN, f32::max) - brain().fold(f32::MAX, f32::min);
+        let psnr = 10.0 * (f64::from(range).powi(2) / mse).log10();
+        Reconstruction { masked, volume: made, mse, psnr }
+    }
+}
+
+/// Gives a predicted patch the mean and spread of the original one: the inverse of
+/// [`normalise_patch`](crate::ops::normalise_patch), with its 1e-6 under the root.
+fn undo_normalisation(patch: &mut [f32], original: &[f32]) {
+    let n = original.len() as f64;
+    let mean = original.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+    let var = original.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    let spread = (var + 1e-6).sqrt();
+    patch.iter_mut().for_each(|v| *v = (f64::from(*v) * spread + mean) as f32);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::normalise_patch;
+
+    #[test]
+    fn undoing_the_normalisation_gives_the_patch_back() {
+        let original: Vec<f32> = (0..64).map(|i| (i as f32 * 0.7).sin() * 3.0 - 1.0).collect();
+        let mut patch = original.clone();
+        normalise_patch(&mut patch);
+        undo_normalisation(&mut patch, &original);
+        assert!(patch.iter().zip(&original).all(|(a, b)| (a - b).abs() < 1e-5));
+    }
+}
