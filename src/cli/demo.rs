@@ -64,8 +64,8 @@ noise = 0
 /// Why, and the command line with {out}, {subjects} and {seed} to be filled in.
 const STEPS: [(&str, &str); 6] = [
     (
-        "Synthetic heads stand in for a dataset",
-        "phantom --out {out}/heads --subjects {subjects} --seed {seed} --spacing 4",
+        "Synthetic heads stand in for a dataset; they differ less than people, so that little data is enough",
+        "phantom --out {out}/heads --subjects {subjects} --seed {seed} --spacing 4 --variation 0.3",
     ),
     (
         "Crop to the brain, resample, normalise",

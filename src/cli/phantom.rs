@@ -23,6 +23,9 @@ pub struct Args {
     /// Typical edge of a voxel in millimetres, 0.7 to 8; each file has its own within a tenth of it
     #[arg(long, default_value_t = 2.0, value_parser = spacing, value_name = "MM")]
     pub spacing: f64,
+    /// How much people of one age differ, relative to what is realistic; less makes age easier to see
+    #[arg(long, default_value_t = 1.0, value_parser = variation, value_name = "FACTOR")]
+    pub variation: f32,
 }
 
 /// Runs `gyrus phantom`.
@@ -31,8 +34,14 @@ pub struct Args {
 /// A folder that holds a dataset already, or cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let bar = ProgressBar::new(u64::from(args.subjects)).with_style(style());
-    let people =
-        phantom::write_cohort(&args.out, args.subjects as usize, args.seed, args.spacing, || bar.inc(1))?;
+    let people = phantom::write_cohort(
+        &args.out,
+        args.subjects as usize,
+        args.seed,
+        args.spacing,
+        args.variation,
+        || bar.inc(1),
+    )?;
     bar.finish_and_clear();
     println!("{}: {} synthetic heads with masks and participants.tsv", args.out.display(), people.len());
     Ok(ExitCode::SUCCESS)
@@ -42,6 +51,13 @@ fn spacing(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(mm) if (0.7..=8.0).contains(&mm) => Ok(mm),
         _ => Err("must be between 0.7 and 8 millimetres".into()),
+    }
+}
+
+fn variation(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(factor) if (0.0..=1.0).contains(&factor) => Ok(factor),
+        _ => Err("must be between 0 and 1".into()),
     }
 }
 

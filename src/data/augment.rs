@@ -168,7 +168,8 @@ impl Padded {
             let at = (row / ny + 1) * stride[0] + (row % ny + 1) * stride[1] + 1;
             from.convert_to_f32_slice(&mut values[at..at + nz]);
         }
-        let mut brain: Vec<u8> = values.iter().map(|&v| u8::from(v > BACKGROUND)).collect();
+        // Not `>`: a voxel that is no number must reach the loss, which then names the scan.
+        let mut brain: Vec<u8> = values.iter().map(|&v| u8::from(v != BACKGROUND)).collect();
         for step in [1, stride[1], stride[0]] {
             brain = brain.iter().zip(&brain[step..]).map(|(a, b)| a + b).collect();
         }
@@ -196,7 +197,7 @@ impl Padded {
         for (c, &corner) in corners.iter().enumerate() {
             let side = |axis: usize, bit: usize| if c & bit == 0 { 1.0 - f[axis] } else { f[axis] };
             let w = side(0, 4) * side(1, 2) * side(2, 1);
-            if corner > BACKGROUND {
+            if corner != BACKGROUND {
                 sum += w * corner;
                 weight += w;
             }

@@ -37,8 +37,8 @@ pub struct Person {
 }
 
 /// Writes `subjects` people to the folder `out` as a BIDS dataset with brain masks, in files of about `spacing`
-/// millimetres. `advance` is called after each person, from any thread. `participants.tsv` comes last, so a
-/// folder that has it is complete.
+/// millimetres; `variation` scales what differs between people of one age. `advance` is called after each person,
+/// from any thread. `participants.tsv` comes last, so a folder that has it is complete.
 ///
 /// # Errors
 /// `out` already holds a dataset; files that cannot be written.
@@ -47,6 +47,7 @@ pub fn write_cohort(
     subjects: usize,
     seed: u64,
     spacing: f64,
+    variation: f32,
     advance: impl Fn() + Sync,
 ) -> Result<Vec<Person>, Error> {
     let table = out.join("participants.tsv");
@@ -58,7 +59,7 @@ pub fn write_cohort(
         .into_par_iter()
         .map(|index| {
             let subject = format!("sub-{:0digits$}", index + 1);
-            let person = write_person(out, subject, seed, index as u32, spacing);
+            let person = write_person(out, subject, seed, index as u32, spacing, variation);
             advance();
             person
         })
@@ -92,12 +93,19 @@ fn pretty(value: &serde_json::Value) -> String {
 }
 
 /// Draws, renders and writes one person.
-fn write_person(out: &Path, subject: String, seed: u64, index: u32, spacing: f64) -> Result<Person, Error> {
+fn write_person(
+    out: &Path,
+    subject: String,
+    seed: u64,
+    index: u32,
+    spacing: f64,
+    variation: f32,
+) -> Result<Person, Error> {
     let mut r = Philox::new(seed, Purpose::Phantom, 0, index);
     let age = r.between(20.0, 80.0);
     let sex = if r.uniform() < 0.5 { Sex::Female } else { Sex::Male };
     let storage = [Storage::I16, Storage::I16, Storage::U8, Storage::F32][r.below(4)];
-    let anatomy = Anatomy::new(seed, index, age, sex == Sex::Male);
+    let anatomy = Anatomy::new(seed, index, age, sex == Sex::Male, variation);
     let grid = file_grid(&anatomy, spacing, &mut r);
     let (mut head, mut mask, tissues) = render::render(&anatomy, &grid, seed, index);
     // The scanner's origin is not the head's centre.
@@ -157,7 +165,7 @@ mod tests {
         let person = |index| {
             let mut r = Philox::new(5, Purpose::Phantom, 0, index);
             let age = r.between(20.0, 80.0);
-            let anatomy = Anatomy::new(5, index, age, index % 2 == 0);
+            let anatomy = Anatomy::new(5, index, age, index % 2 == 0, 1.0);
             let grid = file_grid(&anatomy, 3.0, &mut r);
             (age, render::render(&anatomy, &grid, 5, index).2)
         };
@@ -190,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_head_is_the_same_on_every_grid() {
-        let anatomy = Anatomy::new(1, 3, 50.0, true);
+        let anatomy = Anatomy::new(1, 3, 50.0, true, 1.0);
         let volume = |order: u32| {
             let grid = file_grid(&anatomy, 3.0, &mut Philox::new(1, Purpose::Test, 0, order));
             render::render(&anatomy, &grid, 1, 3).2
@@ -205,8 +213,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str| {
             let out = folder.path().join(name);
-            write_cohort(&out, 2, 9, 6.0, || ()).unwrap();
-            assert!(matches!(write_cohort(&out, 2, 9, 6.0, || ()), Err(Error::Exists { .. })));
+            write_cohort(&out, 2, 9, 6.0, 1.0, || ()).unwrap();
+            assert!(matches!(write_cohort(&out, 2, 9, 6.0, 1.0, || ()), Err(Error::Exists { .. })));
             ["participants.tsv", "sub-002/anat/sub-002_T1w.nii.gz"].map(|f| fs::read(out.join(f)).unwrap())
         };
         assert_eq!(write("a"), write("b"));
