@@ -65,7 +65,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let table: Vec<Prediction> = tested.iter().map(|t| prediction(&cache, t)).collect();
     let path = out.join("predictions.csv");
     predictions::write(&path, &table)?;
-    println!("{}\n{}", path.display(), Report::new(&predictions::rows(&table), None, SEED)?);
+    // Training is done and the table is written: too few people to measure is no failure.
+    match Report::new(&predictions::rows(&table), None, SEED) {
+        Ok(report) => println!("{}\n{report}", path.display()),
+        Err(why) => println!("{}: not measured: {why}", path.display()),
+    }
     if let Some(seen) = from.map(|f| seen_in_pretraining(&table, &f)).filter(|&n| n > 0) {
         println!(
             "{seen} of the tested scans are of subjects whose scans, without their ages, were pretrained on."

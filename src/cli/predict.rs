@@ -71,7 +71,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let seen = table.iter().filter(|p| trained_on(&p.subject, &models).is_some()).count();
     if seen > 0 {
         eprintln!(
-            "warning: {seen} scans are of subjects the model was trained on, by name: expect flattering ages"
+            "warning: subjects of these names were trained on, in {seen} of the scans: expect flattering ages"
         );
     }
     match &args.out {
