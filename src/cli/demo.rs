@@ -16,7 +16,7 @@ pub struct Args {
     #[arg(long, short, value_name = "DIR", default_value = "gyrus-demo")]
     pub out: PathBuf,
     /// How many synthetic people
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(12..=1000))]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(12..=1000))]
     pub subjects: u32,
     /// Seed of the people
     #[arg(long, default_value_t = 0)]
@@ -30,35 +30,19 @@ const PRETRAIN: &str = "\
 patch = 8
 
 [train]
-epochs = 40
+epochs = 30
 batch = 8
-warmup_epochs = 4
+warmup_epochs = 3
 validation = 0
 ";
 
 /// What `gyrus finetune --config` is given.
 const FINETUNE: &str = "\
-# Settings of gyrus finetune. The heads have no bad scans among them and training is short, so that nothing but
-# sides is changed at random, and nothing is dropped; real data want the defaults (gyrus finetune --defaults).
-layer_decay = 1.0
-drop_path = 0.0
-
+# Settings of gyrus finetune; what is not here has its default (gyrus finetune --defaults).
 [train]
-epochs = 25
-batch = 4
-warmup_epochs = 2
-validation = 0
-
-[augment]
-rotate_deg = 0
-scale = 0
-stretch = 0
-translate_mm = 0
-gamma = 0
-contrast = 0
-brightness = 0
-bias = 0
-noise = 0
+epochs = 8
+warmup_epochs = 1
+lr = 2e-4
 ";
 
 /// Why, and the command line with {out}, {subjects} and {seed} to be filled in.

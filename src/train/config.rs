@@ -139,7 +139,8 @@ pub struct Training {
     pub clip: f64,
     /// Decay of the moving average of the weights, which is then what is kept; 0 for none.
     pub ema: f64,
-    /// Share of subjects held out to watch the loss; 0 for none.
+    /// Share of subjects held out to watch the loss, and in fine-tuning to test on; 0 for none. Cross-validation tests
+    /// everybody, and holds out nobody else unless `patience` needs somebody to watch.
     pub validation: f64,
     /// Epochs without a better validation loss before a run stops; 0 for never.
     pub patience: usize,
@@ -195,6 +196,12 @@ impl Default for Model {
     }
 }
 
+/// Places and sizes change, intensities do not: how dark and how bright a brain is tells its age.
+fn geometric() -> Augment {
+    let Augment { flip, rotate_deg, scale, stretch, translate_mm, .. } = Augment::default();
+    Augment { flip, rotate_deg, scale, stretch, translate_mm, ..Augment::none() }
+}
+
 impl Default for Pretrain {
     fn default() -> Self {
         Pretrain {
@@ -216,14 +223,7 @@ impl Default for Pretrain {
                 checkpoint_epochs: 10,
                 seed: 1,
             },
-            augment: Augment {
-                gamma: 0.0,
-                contrast: 0.0,
-                brightness: 0.0,
-                bias: 0.0,
-                noise: 0.0,
-                ..Augment::default()
-            },
+            augment: geometric(),
         }
     }
 }
@@ -237,12 +237,12 @@ impl Default for Finetune {
             layer_decay: 0.75,
             drop_path: 0.1,
             train: Training {
-                epochs: 50,
+                epochs: 30,
                 batch: 8,
                 accumulate: 1,
                 lr: 5e-4,
                 min_lr: 1e-6,
-                warmup_epochs: 5.0,
+                warmup_epochs: 3.0,
                 weight_decay: 0.05,
                 betas: [0.9, 0.999],
                 clip: 1.0,
@@ -252,7 +252,7 @@ impl Default for Finetune {
                 checkpoint_epochs: 10,
                 seed: 1,
             },
-            augment: Augment::default(),
+            augment: geometric(),
         }
     }
 }

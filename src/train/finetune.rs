@@ -51,25 +51,30 @@ pub fn finetune(
         let few = format!("{} scans of the cache have an age: brain age needs at least 4", aged.len());
         return Err(Error::Setup(few + " (an `age` column in participants.tsv or in the manifest)"));
     }
-    let one = |rows: &[usize], tested: Option<&[usize]>, fold: Option<usize>, folder: &Path| {
-        let (rows, watched, split) = holdout(cache, rows, &settings.train, folder)?;
-        let title = fold.map_or("fine-tuning".to_owned(), |f| format!("fold {f}"));
-        fit(cache, from, settings, &rows, &watched, split, folder, &title, resume)?;
-        let tested = tested.unwrap_or(&watched);
-        let mut model = AgePredictor::new(&Checkpoint::read(folder)?)?;
-        let years = model.predict_rows(cache, tested);
-        Ok::<_, Error>(
-            tested.iter().zip(years).map(|(&row, years)| Tested { row, years, fold }).collect::<Vec<_>>(),
-        )
+    let tuning = Tuning { cache, from, settings, resume };
+    let Some(folds) = folds else {
+        let (rows, held_out, split) = holdout(cache, &aged, &settings.train, folder)?;
+        tuning.fit(&rows, &held_out, split, folder, "fine-tuning")?;
+        return tuning.test(&held_out, None, folder);
     };
-    let Some(folds) = folds else { return one(&aged, None, None, folder) };
     let split = Split::folds(&members(cache, &aged), folds, settings.train.seed)?;
     split.write(&folder.join("folds.tsv"))?;
+    // Everybody is tested, so nobody else is held out unless the last epoch has to be chosen by somebody.
+    let validation = if settings.train.patience > 0 { settings.train.validation } else { 0.0 };
+    let training = Training { validation, ..settings.train };
     let mut tested = Vec::new();
     for fold in 0..folds {
         let folder = folder.join(format!("fold-{}", fold + 1));
         std::fs::create_dir_all(&folder).on_file("create", &folder)?;
-        tested.extend(one(&split.other_rows(fold), Some(&split.rows(fold)), Some(fold + 1), &folder)?);
+        let (rows, watched, hash) = holdout(cache, &split.other_rows(fold), &training, &folder)?;
+        tuning.fit(
+            &rows,
+            &watched,
+            format!("{} {hash}", split.hash()),
+            &folder,
+            &format!("fold {}", fold + 1),
+        )?;
+        tested.extend(tuning.test(&split.rows(fold), Some(fold + 1), &folder)?);
     }
     tested.sort_by_key(|t| t.row);
     Ok(tested)
@@ -99,45 +104,59 @@ pub(super) fn holdout(
     Ok((split.rows(0), split.rows(1), split.hash()))
 }
 
-#[expect(clippy::too_many_arguments, reason = "one run, said once")]
-fn fit(
-    cache: &Cache,
-    from: Option<&Checkpoint>,
-    settings: &Finetune,
-    rows: &[usize],
-    watched: &[usize],
-    split: String,
-    folder: &Path,
-    title: &str,
+/// What all models of a run have in common.
+struct Tuning<'a> {
+    cache: &'a Cache,
+    from: Option<&'a Checkpoint>,
+    settings: &'a Finetune,
     resume: bool,
-) -> Result<Progress, Error> {
-    let encoder = match from {
-        Some(checkpoint) => pretrained_encoder(checkpoint, cache)?,
-        None => settings.model.mae(cache.grid()).map_err(Error::Setup)?.encoder,
-    };
-    let targets = Targets::of(cache, encoder.patches(), rows, watched, settings.readout);
-    let head = head(&targets, rows, settings)?;
-    let batch = settings.train.batch.min(rows.len());
-    let model = BrainAge { encoder, loss: head.loss };
-    let mut tape = Tape::default();
-    let inputs = model.record(&mut tape, batch, settings.drop_path > 0.0);
-    let rate =
-        |name: &str| layer_scale(encoder.shape.depth, layer(name, encoder.shape.depth), settings.layer_decay);
-    let optimiser = Optimiser::record(&mut tape, inputs.loss.loss, settings.train.recipe(), rate);
-    let kept = [optimiser.kept(), vec![inputs.loss.loss, inputs.loss.per_sample]].concat();
-    let first = init::first_weights(&tape, encoder.patches().grid(), settings.train.seed);
-    let mut cpu = Cpu::new(tape, &kept);
-    cpu.load(&first);
-    if let Some(checkpoint) = from {
-        checkpoint.load_into(&mut cpu, &["fc_norm.", "head."])?;
+}
+
+impl Tuning<'_> {
+    /// Predictions for `rows` by the model in `folder`.
+    fn test(&self, rows: &[usize], fold: Option<usize>, folder: &Path) -> Result<Vec<Tested>, Error> {
+        let years = AgePredictor::new(&Checkpoint::read(folder)?)?.predict_rows(self.cache, rows);
+        Ok(rows.iter().zip(years).map(|(&row, years)| Tested { row, years, fold }).collect())
     }
-    let ids: Vec<u32> = (0..batch).flat_map(|_| 0..encoder.patches().tokens() as u32).collect();
-    cpu.write_indices(inputs.ids, &ids);
-    let pretrained_on = from.map_or(Vec::new(), |c| c.card.data.subjects.clone());
-    let job = Finetuning { cache, settings, encoder, head, targets, inputs, rows, split, pretrained_on };
-    let training = &settings.train;
-    Session { job: &job, optimiser: &optimiser, training, batch, rows, watched, folder, title }
-        .run(&mut cpu, resume)
+    /// Trains a model on `rows` in `folder`, watching it on `watched`.
+    fn fit(
+        &self,
+        rows: &[usize],
+        watched: &[usize],
+        split: String,
+        folder: &Path,
+        title: &str,
+    ) -> Result<Progress, Error> {
+        let (cache, settings) = (self.cache, self.settings);
+        let encoder = match self.from {
+            Some(checkpoint) => pretrained_encoder(checkpoint, cache)?,
+            None => settings.model.mae(cache.grid()).map_err(Error::Setup)?.encoder,
+        };
+        let targets = Targets::of(cache, encoder.patches(), rows, watched, settings.readout);
+        let head = head(&targets, rows, settings)?;
+        let batch = settings.train.batch.min(rows.len());
+        let model = BrainAge { encoder, loss: head.loss };
+        let mut tape = Tape::default();
+        let inputs = model.record(&mut tape, batch, settings.drop_path > 0.0);
+        let rate = |name: &str| {
+            layer_scale(encoder.shape.depth, layer(name, encoder.shape.depth), settings.layer_decay)
+        };
+        let optimiser = Optimiser::record(&mut tape, inputs.loss.loss, settings.train.recipe(), rate);
+        let kept = [optimiser.kept(), vec![inputs.loss.loss, inputs.loss.per_sample]].concat();
+        let first = init::first_weights(&tape, encoder.patches().grid(), settings.train.seed);
+        let mut cpu = Cpu::new(tape, &kept);
+        cpu.load(&first);
+        if let Some(checkpoint) = self.from {
+            checkpoint.load_into(&mut cpu, &["fc_norm.", "head."])?;
+        }
+        let ids: Vec<u32> = (0..batch).flat_map(|_| 0..encoder.patches().tokens() as u32).collect();
+        cpu.write_indices(inputs.ids, &ids);
+        let pretrained_on = self.from.map_or(Vec::new(), |c| c.card.data.subjects.clone());
+        let job = Finetuning { cache, settings, encoder, head, targets, inputs, rows, split, pretrained_on };
+        let training = &settings.train;
+        Session { job: &job, optimiser: &optimiser, training, batch, rows, watched, folder, title }
+            .run(&mut cpu, self.resume)
+    }
 }
 
 fn pretrained_encoder(checkpoint: &Checkpoint, cache: &Cache) -> Result<Encoder, Error> {
