@@ -16,6 +16,11 @@ pub fn write_whole(
     replace(path, contents).on_file("write", path)
 }
 
+/// Writes `bytes` to `path`, whole or not at all.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    write_whole(path, |file| file.write_all(bytes))
+}
+
 fn replace(
     path: &Path,
     contents: impl FnOnce(&mut BufWriter<&mut File>) -> io::Result<()>,

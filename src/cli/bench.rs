@@ -11,6 +11,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::json;
 
+use super::device::Device;
 use crate::cases::{Mode, TrainingStep, timed::Kind};
 use crate::machine::{Into, Mat, MatMut, Threads, gemm};
 use crate::model::Preset;
@@ -57,25 +58,12 @@ pub enum What {
     Ops,
 }
 
-/// The machine that computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The fastest there is.
-    Auto,
-    /// The processor.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
-
 /// Runs the command.
 ///
 /// # Errors
 /// `--device cuda`, which this build does not have.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
-    if args.device == Device::Cuda {
-        return Err("--device cuda: this build has no CUDA machine; use --device cpu".into());
-    }
+    args.device.check()?;
     let step = TrainingStep::new(args.preset, args.mode, args.batch.into());
     match args.what {
         What::Step => {

@@ -1,4 +1,5 @@
 //! `gyrus check`: whether this build computes what it says it computes.
+use super::device::Device;
 use crate::cases::gradcheck::{F32_BOUND, GRADIENT_BOUND, Outcome};
 use crate::cases::{self, controls, reference};
 use serde_json::json;
@@ -32,27 +33,12 @@ pub struct Args {
     pub json: bool,
 }
 
-/// Where to compute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Device {
-    /// The best there is.
-    Auto,
-    /// The processor.
-    Cpu,
-    /// An NVIDIA GPU.
-    Cuda,
-}
-
 /// Runs the command.
 ///
 /// # Errors
 /// A recording that cannot be read, a filter that fits nothing, or a device that this build has not.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
-    if args.device == Device::Cuda {
-        return Err(
-            "--device cuda: this build has no CUDA machine; leave --device out to check the CPU".into()
-        );
-    }
+    args.device.check()?;
     let passed = match &args.reference {
         Some(folder) => check_reference(args, folder)?,
         None => check_cases(args)?,

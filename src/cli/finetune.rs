@@ -1,5 +1,5 @@
 //! `gyrus finetune`: brain age from a pretrained encoder, or from scratch.
-use super::run_folder;
+use super::run_folder::{self, Options};
 use crate::data::Cache;
 use crate::study::{age_metrics::Report, predictions, predictions::Prediction};
 use crate::train::{Checkpoint, config::Finetune, finetune, finetune::Tested};
@@ -20,24 +20,12 @@ pub struct Args {
     /// The pretrained run or model to begin with, or "scratch".
     #[arg(long, value_name = "RUN|scratch", required_unless_present = "defaults")]
     pub from: Option<PathBuf>,
-    /// Folder for the run.
-    #[arg(long, value_name = "RUN", required_unless_present = "defaults")]
-    pub out: Option<PathBuf>,
     /// Cross-validate in this many parts, disjoint by subject and alike in age.
     #[arg(long, value_name = "K")]
     pub folds: Option<usize>,
-    /// Settings in TOML.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// One setting, e.g. train.epochs=50; goes over --config.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub sets: Vec<String>,
-    /// Go on with the run in RUN from its last checkpoint; the result is the same to the bit.
-    #[arg(long)]
-    pub resume: bool,
-    /// Print all settings with their defaults, as TOML, and stop.
-    #[arg(long)]
-    pub defaults: bool,
+    /// The run.
+    #[command(flatten)]
+    pub run: Options,
 }
 
 /// The bootstrap's seed: fixed, so that a table always has the same intervals.
@@ -50,14 +38,14 @@ const SEED: u64 = 0;
 /// that cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let defaults = Finetune::default();
-    let (Some(cache), Some(from), Some(out)) = (&args.cache, &args.from, &args.out) else {
+    let (Some(cache), Some(from), Some(out)) = (&args.cache, &args.from, &args.run.out) else {
         print!("{}", toml::to_string(&defaults)?);
         return Ok(ExitCode::SUCCESS);
     };
     let cache = Cache::open(cache)?;
     let from = (from.as_os_str() != "scratch").then(|| Checkpoint::read(from)).transpose()?;
-    let settings = run_folder::open(out, args.resume, &defaults, args.config.as_deref(), &args.sets)?;
-    let tested = finetune::finetune(&cache, from.as_ref(), &settings, args.folds, out, args.resume)?;
+    let settings = run_folder::open(out, &args.run, &defaults)?;
+    let tested = finetune::finetune(&cache, from.as_ref(), &settings, args.folds, out, args.run.resume)?;
     if tested.is_empty() {
         println!("{}: trained on all scans; nothing was held out to test on", out.display());
         return Ok(ExitCode::SUCCESS);

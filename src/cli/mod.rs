@@ -2,6 +2,7 @@
 pub mod bench;
 pub mod check;
 pub mod demo;
+pub mod device;
 pub mod doctor;
 pub mod embed;
 pub mod evaluate;
@@ -13,7 +14,7 @@ pub mod predict;
 pub mod prepare;
 pub mod pretrain;
 pub mod reconstruct;
-mod run_folder;
+pub mod run_folder;
 
 use std::error::Error;
 use std::process::ExitCode;

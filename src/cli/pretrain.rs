@@ -1,5 +1,5 @@
 //! `gyrus pretrain`: a masked autoencoder from a cache.
-use super::run_folder;
+use super::run_folder::{self, Options};
 use crate::data::Cache;
 use crate::train::{config::Pretrain, pretrain};
 use std::{error::Error, path::PathBuf, process::ExitCode};
@@ -15,21 +15,9 @@ pub struct Args {
     /// The prepared scans (gyrus prepare).
     #[arg(required_unless_present = "defaults")]
     pub cache: Option<PathBuf>,
-    /// Folder for the run.
-    #[arg(long, value_name = "RUN", required_unless_present = "defaults")]
-    pub out: Option<PathBuf>,
-    /// Settings in TOML.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// One setting, e.g. train.epochs=50; goes over --config.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub sets: Vec<String>,
-    /// Go on with the run in RUN from its last checkpoint; the result is the same to the bit.
-    #[arg(long)]
-    pub resume: bool,
-    /// Print all settings with their defaults, as TOML, and stop.
-    #[arg(long)]
-    pub defaults: bool,
+    /// The run.
+    #[command(flatten)]
+    pub run: Options,
 }
 
 /// Runs the command.
@@ -38,13 +26,13 @@ pub struct Args {
 /// A cache that cannot be read, settings that do not fit, a loss that is not finite, files that cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let defaults = Pretrain::default();
-    let (Some(cache), Some(out)) = (&args.cache, &args.out) else {
+    let (Some(cache), Some(out)) = (&args.cache, &args.run.out) else {
         print!("{}", toml::to_string(&defaults)?);
         return Ok(ExitCode::SUCCESS);
     };
     let cache = Cache::open(cache)?;
-    let settings = run_folder::open(out, args.resume, &defaults, args.config.as_deref(), &args.sets)?;
-    let progress = pretrain::pretrain(&cache, &settings, out, args.resume)?;
+    let settings = run_folder::open(out, &args.run, &defaults)?;
+    let progress = pretrain::pretrain(&cache, &settings, out, args.run.resume)?;
     let watched = progress.best.map_or(String::new(), |loss| {
         format!("; lowest watched loss {loss:.4} after epoch {}", progress.best_epoch)
     });

@@ -3,7 +3,28 @@ use crate::error::{FileError, OnFile};
 use crate::file::write_whole;
 use crate::train::settings;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{error::Error, fs, io::Write, path::Path};
+use std::path::{Path, PathBuf};
+use std::{error::Error, fs, io::Write};
+
+/// What all training commands are told of their run.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Folder for the run.
+    #[arg(long, value_name = "RUN", required_unless_present = "defaults")]
+    pub out: Option<PathBuf>,
+    /// Settings in TOML.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// One setting, e.g. train.epochs=50; goes over --config.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// Go on with the run in RUN from its last checkpoint; the result is the same to the bit.
+    #[arg(long)]
+    pub resume: bool,
+    /// Print all settings with their defaults, as TOML, and stop.
+    #[arg(long)]
+    pub defaults: bool,
+}
 
 /// Makes `folder` for a new run with `settings`, or, to resume, takes up the settings that it holds. Settings are
 /// layered: defaults, `--config`, `--set`.
@@ -12,13 +33,12 @@ use std::{error::Error, fs, io::Write, path::Path};
 /// Settings that are wrong; a folder that holds a run already, or none to resume; files that cannot be written.
 pub(super) fn open<T: Serialize + DeserializeOwned>(
     folder: &Path,
-    resume: bool,
+    options: &Options,
     defaults: &T,
-    config: Option<&Path>,
-    sets: &[String],
 ) -> Result<T, Box<dyn Error>> {
+    let Options { config, sets, resume, .. } = options;
     let kept = folder.join("config.toml");
-    if resume {
+    if *resume {
         if !kept.exists() {
             return Err(format!("{}: no run to resume: it has no config.toml", folder.display()).into());
         }
@@ -31,7 +51,7 @@ pub(super) fn open<T: Serialize + DeserializeOwned>(
         let hint = "choose another --out, or go on with --resume";
         return Err(format!("{}: holds a run already; {hint}", folder.display()).into());
     }
-    let settings = settings::layer(defaults, &[], config, sets)?;
+    let settings = settings::layer(defaults, &[], config.as_deref(), sets)?;
     create(folder)?;
     let text = toml::to_string(&settings).expect("settings are a struct of TOML's types");
     write_whole(&kept, |file| file.write_all(text.as_bytes()))?;

@@ -1,7 +1,6 @@
 //! Many volumes: which scans a dataset has ([`scans`]), a synthetic dataset where none is at hand ([`phantom`]),
 //! the memory-mapped cache of prepared volumes that training reads ([`Cache`]), subject-disjoint splits
 //! ([`Split`]) and random changes of a volume while training ([`augment`]).
-mod atomic;
 mod augment;
 mod bids;
 mod cache;

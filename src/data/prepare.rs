@@ -5,7 +5,6 @@
 //! together and removed.
 use super::{
     Error,
-    atomic::{write_atomic, write_bytes},
     cache::{CARD, Card, FORMAT, SCANS, Skipped, VOLUMES, npy_header},
     fingerprint::{Fingerprint, Traits},
     index::{self, IndexRow, Measured},
@@ -13,6 +12,7 @@ use super::{
 };
 use crate::{
     error::{FileError, OnFile, chain},
+    file::{write_bytes, write_whole},
     image::{self, BACKGROUND, Prepared, Preprocessing},
 };
 use half::f16;
@@ -166,7 +166,7 @@ fn relative(scan: &Scan, root: &Path) -> Scan {
 
 fn write_volumes(path: &Path, card: &Card, parts: &[PathBuf]) -> Result<(), Error> {
     let bytes = 2 * card.preprocessing.grid.iter().product::<usize>() as u64;
-    Ok(write_atomic(path, |file| {
+    Ok(write_whole(path, |file| {
         file.write_all(&npy_header(card.count, card.preprocessing.grid))?;
         for part in parts {
             let copied = io::copy(&mut File::open(part)?, file)?;

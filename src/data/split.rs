@@ -2,7 +2,8 @@
 //!
 //! All scans of one subject, over sessions, runs and modalities, go into one part: a model that has seen a person
 //! recognises that person, which looks like skill on a held-out scan and is none.
-use super::{Error, atomic::write_bytes};
+use super::Error;
+use crate::file::write_bytes;
 use crate::machine::philox::{Philox, Purpose};
 use std::{collections::HashMap, path::Path};
 

@@ -1,11 +1,9 @@
 //! Writes NIfTI-1, little-endian, whole or not at all.
 use super::{Error, Volume, nifti::Fault, orientation::determinant};
-use crate::error::OnFile;
+use crate::file::write_whole;
 use flate2::{Compression, write::GzEncoder};
 use std::{
-    fs::{File, Permissions},
     io::{self, BufWriter, Write},
-    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
@@ -62,42 +60,24 @@ pub fn write(path: &Path, volume: &Volume, storage: Storage) -> Result<(), Error
     let scaling = storage.scaling(&volume.data)?;
     let header =
         header(volume, storage, scaling).map_err(|fault| Error::Nifti { path: path.to_owned(), fault })?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    // Readable as the user's umask allows; a temporary file is private otherwise.
-    let builder = builder.prefix(".gyrus-").permissions(Permissions::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder).on_file("create", path)?;
-    write_bytes(file.as_file_mut(), gzip, &header, volume, storage, scaling).on_file("write", path)?;
-    file.persist(path).map_err(|e| e.error).on_file("write", path)?;
-    File::open(folder).and_then(|f| f.sync_all()).on_file("write", path)?;
+    let voxels = |w: &mut dyn Write| {
+        w.write_all(&header)?;
+        write_voxels(w, &volume.data, storage, scaling)
+    };
+    write_whole(path, |file| {
+        if !gzip {
+            return voxels(file);
+        }
+        // The fastest level: a tenth larger than the default, several times quicker.
+        let mut w = BufWriter::with_capacity(1 << 16, GzEncoder::new(file, Compression::fast()));
+        voxels(&mut w)?;
+        w.into_inner()?.finish().map(|_| ())
+    })?;
     Ok(())
 }
 
-fn write_bytes(
-    file: &mut File,
-    gzip: bool,
-    header: &[u8],
-    volume: &Volume,
-    storage: Storage,
-    scaling: (f32, f32),
-) -> io::Result<()> {
-    if gzip {
-        // The fastest level: a tenth larger than the default, several times quicker.
-        let mut w = BufWriter::with_capacity(1 << 16, GzEncoder::new(&mut *file, Compression::fast()));
-        w.write_all(header)?;
-        write_voxels(&mut w, &volume.data, storage, scaling)?;
-        w.into_inner()?.finish()?;
-    } else {
-        let mut w = BufWriter::with_capacity(1 << 16, &mut *file);
-        w.write_all(header)?;
-        write_voxels(&mut w, &volume.data, storage, scaling)?;
-        w.flush()?;
-    }
-    file.sync_all()
-}
-
 fn write_voxels(
-    w: &mut impl Write,
+    w: &mut dyn Write,
     data: &[f32],
     storage: Storage,
     (slope, inter): (f32, f32),

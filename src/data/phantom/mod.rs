@@ -8,12 +8,10 @@ mod render;
 
 pub use render::Tissues;
 
-use super::{
-    Error, Sex,
-    atomic::{write_atomic, write_bytes},
-};
+use super::{Error, Sex};
 use crate::{
     error::OnFile,
+    file::{write_bytes, write_whole},
     image::{self, Storage},
     machine::philox::{Philox, Purpose},
 };
@@ -73,14 +71,14 @@ pub fn write_cohort(
     write_bytes(&out.join("dataset_description.json"), pretty(&about("Synthetic heads", "raw")).as_bytes())?;
     let derived = pretty(&about("Brain masks and tissue volumes of synthetic heads", "derivative"));
     write_bytes(&masks.join("dataset_description.json"), derived.as_bytes())?;
-    write_atomic(&masks.join("volumes.tsv"), |file| {
+    write_whole(&masks.join("volumes.tsv"), |file| {
         writeln!(file, "participant_id\tgrey_ml\twhite_ml\tsulci_ml\tventricles_ml")?;
         people.iter().try_for_each(|Person { subject, tissues: t, .. }| {
             let [grey, white, sulci, ventricles] = [t.grey_ml, t.white_ml, t.sulci_ml, t.ventricles_ml];
             writeln!(file, "{subject}\t{grey:.2}\t{white:.2}\t{sulci:.2}\t{ventricles:.2}")
         })
     })?;
-    write_atomic(&table, |file| {
+    write_whole(&table, |file| {
         writeln!(file, "participant_id\tage\tsex")?;
         people.iter().try_for_each(|p| writeln!(file, "{}\t{:.2}\t{}", p.subject, p.age, p.sex))
     })?;
