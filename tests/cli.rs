@@ -1,4 +1,5 @@
 //! The built program, as a user runs it: tiny heads, a tiny grid, the whole way through and its refusals.
+#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use assert_cmd::{Command, assert::Assert};
 use gyrus::image::{self, Storage, Volume};
 use std::{
