@@ -7,7 +7,7 @@ use crate::program::{Cpu, backward};
 use crate::tape::{Precision, Tape, Tensor};
 use std::collections::BTreeSet;
 
-/// Largest relative error of a gradient against differences, whose own error at [`STEP`] is below a tenth of it.
+/// Largest relative error of a gradient against differences, whose own error at the step taken is below a tenth of it.
 pub const GRADIENT_BOUND: f64 = 1e-6;
 
 /// Largest error of an `f32` result, relative to the largest magnitude of its tensor: a rounding is 2⁻²⁴, and the

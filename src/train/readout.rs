@@ -11,7 +11,7 @@ use crate::ops::Patches;
 use crate::program::{Array, Arrays};
 use rayon::prelude::*;
 
-/// Bins of a histogram, centred a third of the brain's standard deviation apart, the first at [`FIRST`].
+/// Bins of a histogram, centred a third of the brain's standard deviation apart, from 10/3 below its mean on.
 pub const BINS: usize = 17;
 const FIRST: f32 = -10.0 / 3.0;
 const PER_UNIT: f32 = 3.0;
