@@ -68,9 +68,9 @@ def main():
 
     if args.record:
         today = datetime.date.today().isoformat()
-        machine = dict(processor=processor(), threads=rounds[0]["gyrus"]["threads"], system=platform.platform())
+        machine = dict(processor=processor(), threads=rounds[0]["gyrus"]["threads"], system=platform.system())
         record = dict(date=today, commit=text_of(["git", "describe", "--always", "--dirty"]), machine=machine,
-                      command=vars(args), rounds=rounds)
+                      command={k: v for k, v in vars(args).items() if k not in ("python", "gyrus")}, rounds=rounds)
         name = f"{today}-{args.preset}{'-tuned' if args.tuned else ''}.json"
         (HERE.parent / "results" / name).write_text(json.dumps(record, indent=1) + "\n")
 
