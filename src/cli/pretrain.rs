@@ -9,7 +9,7 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 /// Writes model.safetensors, last.safetensors (to resume from), config.toml, split.tsv, metrics.jsonl and TensorBoard
 /// events into RUN. All settings and their defaults: gyrus pretrain --defaults.
 ///
-/// Example: gyrus pretrain cache --out runs/mae --set train.epochs=300 --set model.preset=tiny
+/// Example: gyrus pretrain cache --out runs/mae --set train.epochs=100 --set model.preset=small
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The prepared scans (gyrus prepare).

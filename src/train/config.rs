@@ -208,7 +208,7 @@ impl Default for Pretrain {
             model: Model::default(),
             weight: Weight::Foreground,
             train: Training {
-                epochs: 300,
+                epochs: 200,
                 batch: 16,
                 accumulate: 1,
                 lr: 1.5e-3,

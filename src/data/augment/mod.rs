@@ -151,7 +151,8 @@ fn shade(grid: [usize; 3], how: &Augment, r: &mut Philox, out: &mut [f32]) {
         let b0 = 1.0 + c[0] * x + c[1] * y + c[3] * x * x + c[4] * y * y + c[6] * x * y;
         let b1 = c[2] + c[7] * x + c[8] * y;
         for (k, value) in line.iter_mut().enumerate() {
-            if *value == BACKGROUND {
+            // A voxel that is no number stays so: the loss then names its scan.
+            if *value == BACKGROUND || value.is_nan() {
                 continue;
             }
             let z = unit(k, grid[2]);
