@@ -222,7 +222,7 @@ fn mistakes_are_refused_by_name() {
 
     gyrus(&folder, "prepare heads --out other --grid 8 8 8 --spacing 20").success();
     let said = failure(&folder, "embed mae other -o f.csv", 1);
-    assert!(said.contains("other: is prepared to [8, 8, 8] voxels of 20 mm"), "{said}");
+    assert!(said.contains("other: is prepared to 8x8x8 voxels of 20 mm"), "{said}");
     assert!(failure(&folder, "embed mae cache -o f.npy", 1).contains("f.npy: give --out the ending"));
     let said = failure(&folder, "predict age heads --mask m.nii", 1);
     assert!(said.contains("--mask is for one scan, but 10 were given"), "{said}");
