@@ -1,6 +1,6 @@
 //! Models on disk: safetensors with the names of facebookresearch/mae and timm, and a card that says what they are.
 use super::Error;
-use crate::data::Fingerprint;
+use crate::data::{Cache, Fingerprint};
 use crate::image::Preprocessing;
 use crate::model::{Encoder, Mae};
 use crate::ops::AgeLoss;
@@ -23,6 +23,33 @@ pub struct Card {
     pub data: Provenance,
     /// Epochs done, and the loss of the kept one.
     pub progress: Progress,
+}
+
+impl Card {
+    /// Of a model for `task`, trained on `subjects` of `cache` by `split`, and begun with one trained on
+    /// `pretrained_on`.
+    pub fn new(
+        task: Task,
+        cache: &Cache,
+        subjects: Vec<String>,
+        pretrained_on: &[String],
+        split: &str,
+        progress: Progress,
+    ) -> Self {
+        Card {
+            task,
+            preprocessing: cache.preprocessing().clone(),
+            fingerprint: cache.fingerprint().clone(),
+            data: Provenance {
+                cache: cache.hash().to_owned(),
+                split: split.to_owned(),
+                subjects,
+                pretrained_on: pretrained_on.to_vec(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            },
+            progress,
+        }
+    }
 }
 
 /// What a model does.

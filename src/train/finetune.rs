@@ -1,6 +1,6 @@
 //! Fine-tuning: brain age from a pretrained encoder, or from scratch; with a held-out part or by cross-validation.
 use super::Error;
-use super::checkpoint::{Card, Checkpoint, Head, Progress, Provenance, Task};
+use super::checkpoint::{Card, Checkpoint, Head, Progress, Task};
 use super::config::{Finetune, Training};
 use super::infer::AgePredictor;
 use super::pretrain::{fill_volumes, subjects};
@@ -271,19 +271,15 @@ impl Job for Finetuning<'_> {
         self.cache.scans()[row].scan.path.display().to_string()
     }
     fn card(&self, progress: Progress) -> Card {
-        Card {
-            task: Task::BrainAge { encoder: self.encoder, head: self.head },
-            preprocessing: self.cache.preprocessing().clone(),
-            fingerprint: self.cache.fingerprint().clone(),
-            data: Provenance {
-                cache: self.cache.hash().to_owned(),
-                split: self.split.clone(),
-                subjects: subjects(self.cache, self.rows),
-                pretrained_on: self.pretrained_on.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            },
+        let task = Task::BrainAge { encoder: self.encoder, head: self.head };
+        Card::new(
+            task,
+            self.cache,
+            subjects(self.cache, self.rows),
+            &self.pretrained_on,
+            &self.split,
             progress,
-        }
+        )
     }
     fn extras(&self) -> Arrays<f32> {
         let Some(readout) = &self.targets.readout else { return Arrays::default() };

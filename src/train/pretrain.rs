@@ -1,5 +1,5 @@
 //! Pretraining: a masked autoencoder on the volumes of a cache.
-use super::checkpoint::{Card, Progress, Provenance, Task};
+use super::checkpoint::{Card, Progress, Task};
 use super::config::{Pretrain, Weight};
 use super::session::{Draw, Job, Session};
 use super::{Error, finetune::holdout};
@@ -92,19 +92,8 @@ impl Job for Pretraining<'_> {
         self.cache.scans()[row].scan.path.display().to_string()
     }
     fn card(&self, progress: Progress) -> Card {
-        Card {
-            task: Task::Pretraining(self.mae),
-            preprocessing: self.cache.preprocessing().clone(),
-            fingerprint: self.cache.fingerprint().clone(),
-            data: Provenance {
-                cache: self.cache.hash().to_owned(),
-                split: self.split.clone(),
-                subjects: subjects(self.cache, self.rows),
-                pretrained_on: Vec::new(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            },
-            progress,
-        }
+        let task = Task::Pretraining(self.mae);
+        Card::new(task, self.cache, subjects(self.cache, self.rows), &[], &self.split, progress)
     }
 }
 
