@@ -8,7 +8,6 @@ mod error;
 mod fingerprint;
 mod index;
 mod manifest;
-mod noise;
 pub mod phantom;
 mod prepare;
 mod scan;
