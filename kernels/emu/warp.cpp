@@ -163,9 +163,10 @@ void mma(uint32_t mask, void* const* lanes) {
   if (mask != ~0u) {
     fail("mma.sync needs a whole warp");
   }
+  using Row = float __attribute__((vector_size(8 * sizeof(float))));
   float a[16][16];
-  float b[16][8];
-  float c[16][8];
+  Row b[16];
+  Row c[16];
   for (unsigned lane = 0; lane < LANES; lane++) {
     const Mma& from = *static_cast<const Mma*>(lanes[lane]);
     const unsigned group = lane / 4;
@@ -181,11 +182,11 @@ void mma(uint32_t mask, void* const* lanes) {
     }
   }
   for (unsigned m = 0; m < 16; m++) {
+    Row sum = c[m];
     for (unsigned k = 0; k < 16; k++) {
-      for (unsigned n = 0; n < 8; n++) {
-        c[m][n] += a[m][k] * b[k][n];
-      }
+      sum += a[m][k] * b[k];
     }
+    c[m] = sum;
   }
   for (unsigned lane = 0; lane < LANES; lane++) {
     float* to = static_cast<const Mma*>(lanes[lane])->c;
