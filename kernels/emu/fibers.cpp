@@ -56,7 +56,7 @@ constexpr size_t STACK_BYTES = 128 * 1024;
 constexpr size_t GUARD_BYTES = 4096;
 
 // Stacks that all began at the same offset of their page would share a few lines of the cache.
-constexpr size_t STACK_STAGGER = 576;
+constexpr size_t STACK_STAGGER = 832;
 constexpr unsigned STACK_STAGGERS = 16;
 
 // A position of a set bit of `mask`, random but not evenly so: a bit after a gap is more likely.
