@@ -10,6 +10,7 @@ pub mod flat;
 pub mod machine;
 pub mod optimise;
 pub mod plan;
+pub mod trace;
 
 pub use arrays::{Array, Arrays};
 pub use autograd::{Gradients, backward};
@@ -19,3 +20,4 @@ pub use device::Device;
 pub use flat::{Flat, flatten};
 pub use machine::Machine;
 pub use optimise::{Optimiser, Recipe};
+pub use trace::{Traced, trace};
