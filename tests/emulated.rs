@@ -7,8 +7,9 @@ use gyrus::machine::emulator::{Async, Emulator, Schedule};
 use gyrus::machine::philox::{Philox, Purpose};
 use gyrus::machine::{Driver, Real, cuda};
 use gyrus::model::{Encoder, Mae, Preset, Shape, init::first_weights, mae::random_masking};
-use gyrus::program::{Cpu, Cuda, Machine, Optimiser, Recipe, trace};
-use gyrus::tape::{Tape, Tensor};
+use gyrus::program::{Cpu, Cuda, Machine, Optimiser, Recipe, Volumes, trace};
+use gyrus::tape::{Dtype, Tape, Tensor};
+use half::f16;
 use std::rc::Rc;
 
 /// In order, by priorities, and at random; asynchronous work as late as may be, as early, and at some moment.
@@ -147,9 +148,8 @@ fn small() -> Mae {
 #[test]
 fn a_small_training_run_gives_the_same_bits_under_any_schedule() {
     let losses = SCHEDULES.map(|(seed, mode)| {
-        let mut training = Training::new(small(), 2, |tape, keep| {
-            Cuda::new(emulator(seed, mode), tape, keep).unwrap()
-        });
+        let mut training =
+            Training::new(small(), 2, |tape, keep| Cuda::new(emulator(seed, mode), tape, keep).unwrap());
         let losses: Vec<f64> = (0..3).map(|i| training.step(i)).collect();
         (losses, training.machine.weights().unwrap())
     });
@@ -158,9 +158,8 @@ fn a_small_training_run_gives_the_same_bits_under_any_schedule() {
 
 #[test]
 fn a_trace_shows_what_every_operation_wrote() {
-    let mut training = Training::new(small(), 2, |tape, keep| {
-        Cuda::new(emulator(0, Async::Late), tape, keep).unwrap()
-    });
+    let mut training =
+        Training::new(small(), 2, |tape, keep| Cuda::new(emulator(0, Async::Late), tape, keep).unwrap());
     training.step(0);
     let traced = trace(&mut training.machine).unwrap();
     let (tape, last) = (training.machine.tape(), traced.last().unwrap());
@@ -178,4 +177,39 @@ fn too_large_a_program_is_refused_with_numbers() {
     assert!(asked > free);
     let text = error.to_string();
     assert!(text.contains("for activations") && text.contains("MiB"), "{text}");
+}
+
+/// Ten volumes of 64 voxels, each filled with its number.
+struct Numbered(Vec<[f16; 64]>);
+
+impl Volumes for Numbered {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+    fn volume(&self, number: usize) -> &[f16] {
+        &self.0[number]
+    }
+}
+
+/// Volumes that fit stay on the device, others are sent batch by batch, announced or not.
+#[test]
+fn stored_volumes_reach_the_device_either_way() {
+    let volumes = Numbered((0..10).map(|i| [f16::from_f32(i as f32); 64]).collect());
+    for memory in [1 << 20, 3000] {
+        let mut tape = Tape::default();
+        let stored = tape.input_as(&[2, 64], Dtype::Stored);
+        let emulator = Emulator::new(Schedule::default()).with_memory(memory);
+        let mut cuda = Cuda::new(Rc::new(emulator), tape, &[]).unwrap();
+        for (now, next) in [([3, 4], Some([9, 0])), ([9, 0], Some([1, 1])), ([5, 6], None), ([1, 1], None)] {
+            cuda.fill_stored(stored, &volumes, &now).unwrap();
+            if let Some(next) = next {
+                cuda.prefetch_stored(&volumes, &next).unwrap();
+            }
+            let bytes = cuda.bytes(stored).unwrap();
+            let got: Vec<f32> =
+                bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect();
+            assert!(got[..64].iter().all(|v| *v == now[0] as f32), "{got:?}");
+            assert!(got[64..].iter().all(|v| *v == now[1] as f32), "{got:?}");
+        }
+    }
 }
