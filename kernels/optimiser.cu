@@ -81,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) grad_norm_factor(
 // All ranges in one launch. 16 bytes read and 14 written an element.
 extern "C" __global__ void __launch_bounds__(THREADS) adamw(
     float* __restrict__ params,           // [n], the masters
-    bf16* __restrict__ copies,            // [n], of the masters
+    bf16* __restrict__ copies,            // [n], of the masters, or null
     const float* __restrict__ grads,      // [n]
     float* __restrict__ m,                // [n]
     float* __restrict__ v,                // [n]
@@ -127,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adamw(
       p[i] = keep * p[i] - pace * first[i] / (sqrtf(second[i]) * root + constants.eps);
     }
     store_once(params + at, p);
-    store(copies + at, p);
+    if (copies != nullptr) store(copies + at, p);
     store_once(m + at, first);
     store_once(v + at, second);
   }
