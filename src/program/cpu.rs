@@ -1,4 +1,5 @@
 //! Replaying a planned tape on the host.
+use super::feed::Volumes;
 use super::machine::Machine;
 use super::plan::{self, Life, Plan, Widths};
 use crate::machine::Mem;
@@ -160,6 +161,10 @@ impl<F: Precision> Machine for Cpu<F> {
         let each = to.len() / values.len();
         to.par_chunks_exact_mut(each).zip(values).for_each(|(to, values)| to.copy_from_slice(values));
         Ok(())
+    }
+    fn fill_stored(&mut self, t: Tensor, from: &dyn Volumes, numbers: &[usize]) -> cuda::Result<()> {
+        let volumes: Vec<&[f16]> = numbers.iter().map(|&number| from.volume(number)).collect();
+        self.write_stored(t, &volumes)
     }
     fn read(&self, t: Tensor) -> cuda::Result<Vec<F>> {
         Ok(Cpu::read(self, t).to_vec())
