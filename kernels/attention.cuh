@@ -1,0 +1,212 @@
+// The words attention.cu is written in: how rows of a head come and go, and what one warp multiplies.
+//
+// A tile in shared memory (tile.cuh) has 64 columns: a head's width, and zeros beyond it. A warp owns M strips of 16
+// rows. Of a strip's sums 8 columns wide a thread holds four, in mma's order: row lane / 4 at columns lane % 4 * 2 and
+// the next, then the same of row lane / 4 + 8. Two neighbouring sums, rounded to bf16, are exactly what a thread holds
+// of an mma's left operand 16 columns wide: the weights go from one product to the next without leaving registers.
+//
+// Where a function takes a tile, it may begin at any multiple of 8 rows of one: the pattern repeats there.
+#pragma once
+#include "ptx.cuh"
+#include "tile.cuh"
+
+namespace attn {
+
+using bf16 = __nv_bfloat16;
+
+constexpr int WIDTH = 64;  // columns of a tile
+constexpr int BLOCK = 64;  // rows of a tile that is streamed
+constexpr float LOG2_E = 1.44269504f;
+
+// Two streamed tiles that belong together: keys and values, or queries and dy.
+struct Stage {
+  bf16 first[BLOCK * WIDTH], second[BLOCK * WIDTH];
+};
+
+template <int M, int N>
+using Sums = float[M][N][4];  // 16 M x 8 N
+template <int M, int K>
+using Operand = uint32_t[M][K][4];  // 16 M x 16 K
+
+// One head of one sequence, that of this CTA, and its offsets in
+struct Head {
+  size_t q, k, v;       // qkv and dqkv: of the first token's query, key, value
+  size_t y;             // y and dy: of the first token's row
+  size_t row;           // log_sum: of the first token's
+  int stride, y_stride;  // from a token to the next, in qkv and in y
+  int keys;             // that count, 0 ..= length
+};
+
+__device__ __forceinline__ Head this_head(const uint32_t* __restrict__ lengths, int length, int width) {
+  const int heads = gridDim.y, h = blockIdx.y, b = blockIdx.z, channels = heads * width;
+  Head head;
+  head.stride = 3 * channels;
+  head.y_stride = channels;
+  head.q = (size_t)b * length * head.stride + h * width;
+  head.k = head.q + channels;
+  head.v = head.k + channels;
+  head.y = (size_t)b * length * channels + h * width;
+  head.row = ((size_t)b * heads + h) * length;
+  head.keys = lengths ? min((int)lengths[b], length) : length;
+  return head;
+}
+
+// Starts to copy rows from .. from + rows of a head to a tile; rows from `valid` on and columns from `width` on become
+// zero, so that what lies there, were it no number, cannot reach a sum.
+__device__ __forceinline__ void load_rows(
+    bf16* tile, const bf16* __restrict__ head, int stride, int from, int rows, int valid, int width) {
+  const int chunk = threadIdx.x % 8;
+  for (int r = threadIdx.x / 8; r < rows; r += blockDim.x / 8) {
+    const bool in = from + r < valid && chunk * 8 < width;
+    const bf16* source = head + (in ? (size_t)(from + r) * stride + chunk * 8 : 0);
+    ptx::cp_async16(ptx::smem_u32(tile + tile_at<WIDTH>(r, chunk)), source, in ? 16 : 0);
+  }
+}
+
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
+}
+
+// Sums as the left operand of the next product, or as rows to store.
+template <int M, int N>
+__device__ __forceinline__ void round(Operand<M, N / 2>& a, const Sums<M, N>& c) {
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+      for (int half = 0; half < 2; half++)
+        a[m][n / 2][n % 2 * 2 + half] = pack(c[m][n][half * 2], c[m][n][half * 2 + 1]);
+}
+
+// Stores a warp's rows as rows from .. from + 16 M of a head, those before `valid`, in 16-byte pieces, by way of a tile
+// that no other warp uses.
+template <int M>
+__device__ __forceinline__ void store_rows(
+    bf16* __restrict__ head, int stride, int from, int valid, int width, const Operand<M, 4>& a, bf16* tile) {
+  const int lane = threadIdx.x % 32;
+  __syncwarp();  // the tile's rows have been read
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int r = m * 16 + half * 8 + lane / 4;
+        bf16* at = tile + tile_at<WIDTH>(r, n) + lane % 4 * 2;
+        *reinterpret_cast<uint32_t*>(at) = a[m][n / 2][n % 2 * 2 + half];
+      }
+  __syncwarp();
+  const int chunk = lane % 8;
+#pragma unroll
+  for (int i = 0; i < 4 * M; i++) {
+    const int r = i * 4 + lane / 8;
+    if (from + r < valid && chunk * 8 < width) {
+      const uint4 piece = *reinterpret_cast<const uint4*>(tile + tile_at<WIDTH>(r, chunk));
+      *reinterpret_cast<uint4*>(head + (size_t)(from + r) * stride + chunk * 8) = piece;
+    }
+  }
+}
+
+// a = 16 M rows of the tile.
+template <int M>
+__device__ __forceinline__ void load_operand(Operand<M, 4>& a, const bf16* tile) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+      ptx::ldmatrix_x4(a[m][k], ptx::smem_u32(tile + tile_at<WIDTH>(m * 16 + lane % 16, k * 2 + lane / 16)));
+}
+
+// c[n], c[n + 1] += a times the 16 columns whose fragments are b.
+template <int M, int N>
+__device__ __forceinline__ void multiply(Sums<M, N>& c, int n, const uint32_t (&a)[4], int m, const uint32_t (&b)[4]) {
+  const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
+  ptx::mma_m16n8k16_bf16(c[m][n], a, left);
+  ptx::mma_m16n8k16_bf16(c[m][n + 1], a, right);
+}
+
+// c += a b^T, b = 8 N rows of the tile.
+template <int M, int N>
+__device__ __forceinline__ void multiply_nt(Sums<M, N>& c, const Operand<M, 4>& a, const bf16* tile) {
+  const int lane = threadIdx.x % 32, lane_row = lane / 16 * 8 + lane % 8;
+#pragma unroll
+  for (int k = 0; k < 4; k++)
+#pragma unroll
+    for (int n = 0; n < N; n += 2) {
+      uint32_t b[4];
+      ptx::ldmatrix_x4(b, ptx::smem_u32(tile + tile_at<WIDTH>(lane_row + n * 8, k * 2 + lane / 8 % 2)));
+#pragma unroll
+      for (int m = 0; m < M; m++) multiply(c, n, a[m][k], m, b);
+    }
+}
+
+// c += a b, b = 16 K rows of the tile.
+template <int M, int K>
+__device__ __forceinline__ void multiply_nn(Sums<M, 8>& c, const Operand<M, K>& a, const bf16* tile) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < K; k++)
+#pragma unroll
+    for (int n = 0; n < 8; n += 2) {
+      uint32_t b[4];
+      ptx::ldmatrix_x4_trans(b, ptx::smem_u32(tile + tile_at<WIDTH>(k * 16 + lane % 16, n + lane / 16)));
+#pragma unroll
+      for (int m = 0; m < M; m++) multiply(c, n, a[m][k], m, b);
+    }
+}
+
+// Scores of keys from `keys` on become those of keys of no weight.
+template <int M, int N>
+__device__ __forceinline__ void mask(Sums<M, N>& scores, int keys) {
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (n * 8 + threadIdx.x % 4 * 2 + i % 2 >= keys) scores[m][n][i] = -INFINITY;
+}
+
+// c = c times `by` in the first `valid` rows, zero in those after.
+template <int M>
+__device__ __forceinline__ void scale_rows(Sums<M, 8>& c, float by, int valid) {
+#pragma unroll
+  for (int m = 0; m < M; m++)
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        c[m][n][i] = m * 16 + i / 2 * 8 + threadIdx.x % 32 / 4 < valid ? c[m][n][i] * by : 0.f;
+}
+
+// The sum over the four threads that hold a row.
+__device__ __forceinline__ float row_sum(float x) {
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+__device__ __forceinline__ float row_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+  return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+// Of 8 + 8 elements.
+__device__ __forceinline__ float dot(const uint4& a, const uint4& b) {
+  __nv_bfloat162 left[4], right[4];
+  memcpy(left, &a, sizeof a);
+  memcpy(right, &b, sizeof b);
+  float sum = 0.f;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const float2 x = __bfloat1622float2(left[i]), z = __bfloat1622float2(right[i]);
+    sum += x.x * z.x + x.y * z.y;
+  }
+  return sum;
+}
+
+}  // namespace attn
