@@ -1,22 +1,23 @@
-// Attention per head over the first lengths[b] keys of each sequence, and its gradient (FlashAttention-2, without a
-// mask and without atomics):
+// Attention per head over the first lengths[b] keys of each sequence, and its gradient (FlashAttention-2,
+// without causal masks and without atomics):
 //
 //   s = scale q k^T    p = softmax(s)    y = p v
 //   dp = dy v^T        ds = p (dp - rowsum(dy y))
 //   dq = scale ds k    dk = scale ds^T q    dv = p^T dy
 //
-// Queries, keys and values are read where a linear layer left them, [B, L, 3, H, width] in bf16. The grid is [blocks of
-// rows, H, B]: a CTA owns rows of one head and streams the rows they meet through shared memory, two blocks of 64 in
-// turn, so that one arrives while the other is multiplied. Scores and weights live in registers alone: a product's sums
-// are the next product's left operand. The gradient of queries and that of keys and values are two kernels, each with
-// all its sums in registers in a fixed order; the scores computed twice cost 7 products instead of 5 but no atomics and
-// no partial sums in memory. Short sequences do all in one CTA a head and read everything once.
+// Queries, keys and values are read where a linear layer left them, [B, L, 3, H, width] in bf16. The grid is
+// [blocks of rows, H, B]: a CTA owns rows of one head and streams the rows they meet through shared memory,
+// two blocks of 64 in turn, so that one arrives while the other is multiplied. Scores and weights live in
+// registers alone: a product's sums are the next product's left operand. For that the gradient of queries and
+// that of keys and values are two kernels, each with all its sums in registers in a fixed order; computing
+// the weights twice makes 7 products of 5, but there are no atomics and no partial sums in memory. For a
+// short sequence one CTA does both and reads everything once.
 //
-// Bound by memory to about 150 tokens, beyond by mma.sync and the shared memory that feeds it: each fragment of the
-// streamed rows is multiplied by two strips of 16 rows where registers allow.
+// Bound by memory to about 150 tokens, beyond by mma.sync and by the shared memory that feeds it, which is
+// why each fragment of the streamed rows meets two strips of 16 rows where registers allow.
 //
-// Width: a multiple of 8, at most 64. Exponentials are base 2, with log2(e) in the scale; statistics are f32; weights
-// and score gradients are rounded to bf16 as operands.
+// Width: a multiple of 8, at most 64. Exponentials are base 2, with log2(e) in the scale; statistics are f32;
+// weights and the scores' gradients are rounded to bf16 as operands.
 #include "attention.cuh"
 
 using namespace attn;
@@ -27,8 +28,16 @@ constexpr int SLICE = 16;
 // The row statistics that the gradients need: log2 of the sum of exponentials and rowsum(dy y), interleaved.
 using Statistics = float2;
 
-// 32 rows a warp, a thread for each row: blockDim.x rows a CTA. Dynamic shared memory: those rows of q, later of y, then
-// one stage of keys and values if they fit one block, else two.
+// Starts to copy a block of keys and values to the stage that is its turn's.
+__device__ __forceinline__ void load_keys(
+    Stage* stages, const Head& head, const bf16* __restrict__ qkv, int from, int width) {
+  Stage& stage = stages[from / BLOCK % 2];
+  load_rows(stage.first, qkv + head.k, head.stride, from, BLOCK, head.keys, width);
+  load_rows(stage.second, qkv + head.v, head.stride, from, BLOCK, head.keys, width);
+}
+
+// 32 rows a warp, a thread for each row: blockDim.x rows a CTA. Dynamic shared memory: those rows of q, later
+// of y, then one stage of keys and values if they fit one block, else two.
 extern "C" __global__ void __launch_bounds__(128, 2) attention(
     const bf16* __restrict__ qkv,          // [B, L, 3, H, width]
     const uint32_t* __restrict__ lengths,  // [B] or null
@@ -42,14 +51,9 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention(
   const float scale2 = score_scale * LOG2_E;
   bf16* const q_tile = tiles;
   Stage* const stages = reinterpret_cast<Stage*>(tiles + blockDim.x * WIDTH);
-  const auto load_keys = [&](int from) {
-    Stage& stage = stages[from / BLOCK % 2];
-    load_rows(stage.first, qkv + head.k, head.stride, from, BLOCK, head.keys, width);
-    load_rows(stage.second, qkv + head.v, head.stride, from, BLOCK, head.keys, width);
-  };
 
   load_rows(q_tile, qkv + head.q, head.stride, first, blockDim.x, length, width);
-  load_keys(0);
+  load_keys(stages, head, qkv, 0, width);
   ptx::cp_async_commit();
   ptx::cp_async_wait<0>();
   __syncthreads();
@@ -60,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention(
   float best[2][2] = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}};
   float sum[2][2] = {};  // of this thread's columns
   for (int from = 0; from < head.keys; from += BLOCK) {
-    if (from + BLOCK < head.keys) load_keys(from + BLOCK);
+    if (from + BLOCK < head.keys) load_keys(stages, head, qkv, from + BLOCK, width);
     ptx::cp_async_commit();
     if (active) {
       const Stage& stage = stages[from / BLOCK % 2];
@@ -89,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention(
             }
         }
       Operand<2, 4> p;
-      round(p, s);
+      to_bf16(p, s);
       multiply_nn(out, p, stage.second);
     }
     ptx::cp_async_wait<0>();
@@ -111,20 +115,20 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention(
       if (lane % 4 == 0 && row < length)
         log_sum[head.row + row] = head.keys > 0 ? best[m][half] * score_scale + logf(total) : 0.f;
     }
-  round(q, out);
+  to_bf16(q, out);
   store_rows(y + head.y, head.y_stride, first + warp_row, length, width, q, q_tile + warp_row * WIDTH);
 }
 EMU_KERNEL(attention)
 
-// Statistics of rows from .. from + 16 M of a head, to rows row .. row + 16 M of the CTA's. Eight threads a row; rows
-// beyond the length get zeros.
+// Statistics of a warp's rows, from .. from + 16 M of a head, eight threads a row; zeros beyond the length.
 template <int M>
-__device__ __forceinline__ void row_statistics(Statistics* statistics, int row, const Head& head,
-    const bf16* __restrict__ dy, const bf16* __restrict__ y, const float* __restrict__ log_sum, int from, int length,
-    int width) {
+__device__ __forceinline__ void row_statistics(Statistics* statistics, const Head& head,
+    const bf16* __restrict__ dy, const bf16* __restrict__ y, const float* __restrict__ log_sum, int from,
+    int length, int width) {
   const int lane = threadIdx.x % 32, chunk = lane % 8;
 #pragma unroll
-  for (int r = lane / 8; r < 16 * M; r += 4) {
+  for (int i = 0; i < 4 * M; i++) {
+    const int r = i * 4 + lane / 8;
     const bool in = from + r < length;
     float delta = 0.f;
     if (in && chunk * 8 < width) {
@@ -135,23 +139,25 @@ __device__ __forceinline__ void row_statistics(Statistics* statistics, int row, 
     }
 #pragma unroll
     for (int other = 1; other < 8; other *= 2) delta += __shfl_xor_sync(0xffffffffu, delta, other);
-    if (chunk == 0) statistics[row + r] = make_float2(in ? log_sum[head.row + from + r] * LOG2_E : 0.f, delta);
+    if (chunk == 0) statistics[r] = make_float2(in ? log_sum[head.row + from + r] * LOG2_E : 0.f, delta);
   }
+  __syncwarp();
 }
 
-// A thread's own rows of the warp's statistics.
+// Those of the rows that a thread holds.
 template <int M>
-__device__ __forceinline__ void own_rows(Statistics (&of)[M][2], const Statistics* statistics, int row) {
+__device__ __forceinline__ void own_rows(Statistics (&own)[M][2], const Statistics* statistics) {
 #pragma unroll
   for (int m = 0; m < M; m++)
 #pragma unroll
-    for (int half = 0; half < 2; half++) of[m][half] = statistics[row + m * 16 + half * 8 + threadIdx.x % 32 / 4];
+    for (int half = 0; half < 2; half++)
+      own[m][half] = statistics[m * 16 + half * 8 + threadIdx.x % 32 / 4];
 }
 
 // dq += ds k without the scale, for SLICE keys of the tiles, of which `keys` count.
 template <int M>
 __device__ __forceinline__ void query_grad(Sums<M, 8>& dq, const Operand<M, 4>& q, const Operand<M, 4>& dy,
-    const Statistics (&of)[M][2], const bf16* k_tile, const bf16* v_tile, int keys, float scale2) {
+    const Statistics (&own)[M][2], const bf16* k_tile, const bf16* v_tile, int keys, float scale2) {
   Sums<M, SLICE / 8> p = {}, ds = {};
   multiply_nt(p, q, k_tile);
   multiply_nt(ds, dy, v_tile);
@@ -162,25 +168,25 @@ __device__ __forceinline__ void query_grad(Sums<M, 8>& dq, const Operand<M, 4>& 
     for (int n = 0; n < SLICE / 8; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++) {
-        const Statistics row = of[m][i / 2];
+        const Statistics row = own[m][i / 2];
         ds[m][n][i] = ptx::exp2_approx(fmaf(p[m][n][i], scale2, -row.x)) * (ds[m][n][i] - row.y);
       }
   Operand<M, SLICE / 16> left;
-  round(left, ds);
+  to_bf16(left, ds);
   multiply_nn(dq, left, k_tile);
 }
 
-// dk += ds^T q without the scale and dv += p^T dy, for SLICE queries of the tiles. Rows of zeros with
-// statistics of zero add nothing.
+// dk += ds^T q without the scale and dv += p^T dy, for SLICE queries of the tiles. Those beyond the length
+// are zeros and so are their statistics: their weights are finite, and they add nothing.
 __device__ __forceinline__ void key_grad(Sums<1, 8>& dk, Sums<1, 8>& dv, const Operand<1, 4>& k,
-    const Operand<1, 4>& v, const bf16* q_tile, const bf16* dy_tile, const Statistics* statistics, float scale2) {
+    const Operand<1, 4>& v, const bf16* q_tile, const bf16* dy_tile, const Statistics* statistics,
+    float scale2) {
   Sums<1, SLICE / 8> p = {}, ds = {};
   multiply_nt(p, k, q_tile);
   multiply_nt(ds, v, dy_tile);
 #pragma unroll
   for (int n = 0; n < SLICE / 8; n++) {
-    const Statistics* of = statistics + n * 8 + threadIdx.x % 4 * 2;
-    const float4 two = *reinterpret_cast<const float4*>(of);
+    const float4 two = *reinterpret_cast<const float4*>(statistics + n * 8 + threadIdx.x % 4 * 2);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       p[0][n][i] = ptx::exp2_approx(fmaf(p[0][n][i], scale2, i % 2 ? -two.z : -two.x));
@@ -188,14 +194,14 @@ __device__ __forceinline__ void key_grad(Sums<1, 8>& dk, Sums<1, 8>& dv, const O
     }
   }
   Operand<1, SLICE / 16> left;
-  round(left, p);
+  to_bf16(left, p);
   multiply_nn(dv, left, dy_tile);
-  round(left, ds);
+  to_bf16(left, ds);
   multiply_nn(dk, left, q_tile);
 }
 
-// 32 query rows a warp, as `attention`. Dynamic shared memory: blockDim.x rows of q, later of dq; as many of dy; two
-// stages of keys and values; the statistics of the rows, which `attention_grad_kv` reads from memory.
+// 32 query rows a warp, as `attention`. Dynamic shared memory: blockDim.x rows of q, later of dq; as many of
+// dy; two stages of keys and values; the rows' statistics, which `attention_grad_kv` reads from memory.
 extern "C" __global__ void __launch_bounds__(128, 2) attention_grad_q(
     const bf16* __restrict__ dy,           // [B, L, H, width]
     const bf16* __restrict__ qkv,          // [B, L, 3, H, width]
@@ -213,22 +219,17 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention_grad_q(
   bf16* const q_tile = tiles;
   bf16* const dy_tile = q_tile + blockDim.x * WIDTH;
   Stage* const stages = reinterpret_cast<Stage*>(dy_tile + blockDim.x * WIDTH);
-  Statistics* const own_statistics = reinterpret_cast<Statistics*>(stages + 2);
-  const auto load_keys = [&](int from) {
-    Stage& stage = stages[from / BLOCK % 2];
-    load_rows(stage.first, qkv + head.k, head.stride, from, BLOCK, head.keys, width);
-    load_rows(stage.second, qkv + head.v, head.stride, from, BLOCK, head.keys, width);
-  };
+  Statistics* const warp_statistics = reinterpret_cast<Statistics*>(stages + 2) + warp_row;
 
   load_rows(q_tile, qkv + head.q, head.stride, first, blockDim.x, length, width);
   load_rows(dy_tile, dy + head.y, head.y_stride, first, blockDim.x, length, width);
-  load_keys(0);
+  load_keys(stages, head, qkv, 0, width);
   ptx::cp_async_commit();
-  row_statistics<2>(own_statistics, warp_row, head, dy, y, log_sum, first + warp_row, length, width);
-  __syncwarp();
-  if (first + (int)threadIdx.x < length) statistics[head.row + first + threadIdx.x] = own_statistics[threadIdx.x];
-  Statistics of[2][2];
-  own_rows(of, own_statistics, warp_row);
+  row_statistics<2>(warp_statistics, head, dy, y, log_sum, first + warp_row, length, width);
+  const int row = first + threadIdx.x;
+  if (row < length) statistics[head.row + row] = warp_statistics[lane];
+  Statistics own[2][2];
+  own_rows(own, warp_statistics);
   ptx::cp_async_wait<0>();
   __syncthreads();
   Operand<2, 4> q, dy_rows;
@@ -237,23 +238,23 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention_grad_q(
 
   Sums<2, 8> dq = {};
   for (int from = 0; from < head.keys; from += BLOCK) {
-    if (from + BLOCK < head.keys) load_keys(from + BLOCK);
+    if (from + BLOCK < head.keys) load_keys(stages, head, qkv, from + BLOCK, width);
     ptx::cp_async_commit();
     const Stage& stage = stages[from / BLOCK % 2];
-    for (int row = 0; active && row < min(BLOCK, head.keys - from); row += SLICE)
-      query_grad(dq, q, dy_rows, of, stage.first + row * WIDTH, stage.second + row * WIDTH, head.keys - from - row,
-          scale2);
+    for (int key = 0; active && key < min(BLOCK, head.keys - from); key += SLICE)
+      query_grad(dq, q, dy_rows, own, stage.first + key * WIDTH, stage.second + key * WIDTH,
+          head.keys - from - key, scale2);
     ptx::cp_async_wait<0>();
     __syncthreads();
   }
   scale_rows(dq, score_scale, 16 * 2);
-  round(q, dq);
+  to_bf16(q, dq);
   store_rows(dqkv + head.q, head.stride, first + warp_row, length, width, q, q_tile + warp_row * WIDTH);
 }
 EMU_KERNEL(attention_grad_q)
 
-// A block of 64 keys a CTA, 16 a warp. Dynamic shared memory: those rows of k and v, later of dk and dv; two stages of
-// queries and dy; their statistics.
+// A block of 64 keys a CTA, 16 a warp. Dynamic shared memory: those rows of k and v, later of dk and dv; two
+// stages of queries and dy; their statistics.
 extern "C" __global__ void __launch_bounds__(128, 3) attention_grad_kv(
     const bf16* __restrict__ dy,                // [B, L, H, width]
     const bf16* __restrict__ qkv,               // [B, L, 3, H, width]
@@ -297,24 +298,24 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_grad_kv(
     if (from + BLOCK < queries) load_queries(from + BLOCK);
     ptx::cp_async_commit();
     const Stage& stage = stages[from / BLOCK % 2];
-    const Statistics* of = stage_statistics + from / BLOCK % 2 * BLOCK;
+    const Statistics* stage_rows = stage_statistics + from / BLOCK % 2 * BLOCK;
     for (int row = 0; active && row < min(BLOCK, queries - from); row += SLICE)
-      key_grad(dk, dv, k, v, stage.first + row * WIDTH, stage.second + row * WIDTH, of + row, scale2);
+      key_grad(dk, dv, k, v, stage.first + row * WIDTH, stage.second + row * WIDTH, stage_rows + row, scale2);
     ptx::cp_async_wait<0>();
     __syncthreads();
   }
   const int from = first + warp_row;
   scale_rows(dk, score_scale, head.keys - from);
-  round(k, dk);
+  to_bf16(k, dk);
   store_rows(dqkv + head.k, head.stride, from, length, width, k, k_tile + warp_row * WIDTH);
   scale_rows(dv, 1.f, head.keys - from);
-  round(v, dv);
+  to_bf16(v, dv);
   store_rows(dqkv + head.v, head.stride, from, length, width, v, v_tile + warp_row * WIDTH);
 }
 EMU_KERNEL(attention_grad_kv)
 
-// A whole sequence in one CTA, 16 of its rows a warp: blockDim.x / 2 rows, a multiple of 32. Dynamic shared memory:
-// those rows of q, k, v (later of dq, dk, dv) and dy, and their statistics.
+// A whole sequence in one CTA, 16 of its rows a warp: blockDim.x / 2 rows. Dynamic shared memory: those rows
+// of q, k, v (later of dq, dk, dv) and dy, and their statistics.
 extern "C" __global__ void __launch_bounds__(192, 2) attention_grad(
     const bf16* __restrict__ dy,           // [B, L, H, width]
     const bf16* __restrict__ qkv,          // [B, L, 3, H, width]
@@ -338,21 +339,21 @@ extern "C" __global__ void __launch_bounds__(192, 2) attention_grad(
   load_rows(v_tile, qkv + head.v, head.stride, 0, rows, head.keys, width);
   load_rows(dy_tile, dy + head.y, head.y_stride, 0, rows, length, width);
   ptx::cp_async_commit();
-  row_statistics<1>(statistics, warp_row, head, dy, y, log_sum, warp_row, length, width);
+  row_statistics<1>(statistics + warp_row, head, dy, y, log_sum, warp_row, length, width);
   ptx::cp_async_wait<0>();
   __syncthreads();
 
   Operand<1, 4> left, right;
   load_operand(left, q_tile + warp_row * WIDTH);
   load_operand(right, dy_tile + warp_row * WIDTH);
-  Statistics of[1][2];
-  own_rows(of, statistics, warp_row);
+  Statistics own[1][2];
+  own_rows(own, statistics + warp_row);
   Sums<1, 8> dq = {};
-  for (int row = 0; warp_row < length && row < head.keys; row += SLICE)
-    query_grad(dq, left, right, of, k_tile + row * WIDTH, v_tile + row * WIDTH, head.keys - row, scale2);
+  for (int key = 0; warp_row < length && key < head.keys; key += SLICE)
+    query_grad(dq, left, right, own, k_tile + key * WIDTH, v_tile + key * WIDTH, head.keys - key, scale2);
   scale_rows(dq, score_scale, 16);
   Operand<1, 4> dq_rows;
-  round(dq_rows, dq);
+  to_bf16(dq_rows, dq);
 
   load_operand(left, k_tile + warp_row * WIDTH);
   load_operand(right, v_tile + warp_row * WIDTH);
@@ -360,9 +361,9 @@ extern "C" __global__ void __launch_bounds__(192, 2) attention_grad(
   for (int row = 0; warp_row < head.keys && row < length; row += SLICE)
     key_grad(dk, dv, left, right, q_tile + row * WIDTH, dy_tile + row * WIDTH, statistics + row, scale2);
   scale_rows(dk, score_scale, head.keys - warp_row);
-  round(left, dk);
+  to_bf16(left, dk);
   scale_rows(dv, 1.f, head.keys - warp_row);
-  round(right, dv);
+  to_bf16(right, dv);
 
   __syncthreads();  // every warp has read the tiles
   store_rows(dqkv + head.q, head.stride, warp_row, length, width, dq_rows, q_tile + warp_row * WIDTH);

@@ -1,11 +1,12 @@
 // The words attention.cu is written in: how rows of a head come and go, and what one warp multiplies.
 //
-// A tile in shared memory (tile.cuh) has 64 columns: a head's width, and zeros beyond it. A warp owns M strips of 16
-// rows. Of a strip's sums 8 columns wide a thread holds four, in mma's order: row lane / 4 at columns lane % 4 * 2 and
-// the next, then the same of row lane / 4 + 8. Two neighbouring sums, rounded to bf16, are exactly what a thread holds
-// of an mma's left operand 16 columns wide: the weights go from one product to the next without leaving registers.
+// A tile in shared memory (tile.cuh) has 64 columns: a head's width, and zeros beyond it. A warp owns M
+// strips of 16 rows. Of each 8 columns of a strip's sums a thread holds four, in mma's order: row lane / 4 at
+// columns lane % 4 * 2 and the next, then row lane / 4 + 8 at the same. Sums of 16 columns, rounded to bf16,
+// are exactly what the thread holds of an mma's left operand: weights go from one product to the next in
+// registers.
 //
-// Where a function takes a tile, it may begin at any multiple of 8 rows of one: the pattern repeats there.
+// Where a function takes a tile, that may begin at any multiple of 8 rows of one: the pattern repeats there.
 #pragma once
 #include "ptx.cuh"
 #include "tile.cuh"
@@ -28,13 +29,14 @@ using Sums = float[M][N][4];  // 16 M x 8 N
 template <int M, int K>
 using Operand = uint32_t[M][K][4];  // 16 M x 16 K
 
-// One head of one sequence, that of this CTA, and its offsets in
+// One head of one sequence: where its first token lies, and how far the next.
 struct Head {
-  size_t q, k, v;       // qkv and dqkv: of the first token's query, key, value
-  size_t y;             // y and dy: of the first token's row
-  size_t row;           // log_sum: of the first token's
-  int stride, y_stride;  // from a token to the next, in qkv and in y
-  int keys;             // that count, 0 ..= length
+  size_t q, k, v;  // in qkv and dqkv
+  size_t y;        // in y and dy
+  size_t row;      // in log_sum and statistics, whose tokens are side by side
+  int stride;      // in qkv and dqkv
+  int y_stride;    // in y and dy
+  int keys;        // that count, 0 ..= length
 };
 
 __device__ __forceinline__ Head this_head(const uint32_t* __restrict__ lengths, int length, int width) {
@@ -47,12 +49,12 @@ __device__ __forceinline__ Head this_head(const uint32_t* __restrict__ lengths, 
   head.v = head.k + channels;
   head.y = (size_t)b * length * channels + h * width;
   head.row = ((size_t)b * heads + h) * length;
-  head.keys = lengths ? min((int)lengths[b], length) : length;
+  head.keys = lengths ? (int)min(lengths[b], (uint32_t)length) : length;
   return head;
 }
 
-// Starts to copy rows from .. from + rows of a head to a tile; rows from `valid` on and columns from `width` on become
-// zero, so that what lies there, were it no number, cannot reach a sum.
+// Starts to copy rows from .. from + rows of a head to a tile; rows from `valid` on and columns from `width`
+// on become zero, so that what lies there, were it no number, cannot reach a sum.
 __device__ __forceinline__ void load_rows(
     bf16* tile, const bf16* __restrict__ head, int stride, int from, int rows, int valid, int width) {
   const int chunk = threadIdx.x % 8;
@@ -72,7 +74,7 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
 
 // Sums as the left operand of the next product, or as rows to store.
 template <int M, int N>
-__device__ __forceinline__ void round(Operand<M, N / 2>& a, const Sums<M, N>& c) {
+__device__ __forceinline__ void to_bf16(Operand<M, N / 2>& a, const Sums<M, N>& c) {
 #pragma unroll
   for (int m = 0; m < M; m++)
 #pragma unroll
@@ -82,8 +84,8 @@ __device__ __forceinline__ void round(Operand<M, N / 2>& a, const Sums<M, N>& c)
         a[m][n / 2][n % 2 * 2 + half] = pack(c[m][n][half * 2], c[m][n][half * 2 + 1]);
 }
 
-// Stores a warp's rows as rows from .. from + 16 M of a head, those before `valid`, in 16-byte pieces, by way of a tile
-// that no other warp uses.
+// Stores a warp's rows as rows from .. from + 16 M of a head, those before `valid`, in 16-byte pieces, by way
+// of rows of a tile that no other warp uses.
 template <int M>
 __device__ __forceinline__ void store_rows(
     bf16* __restrict__ head, int stride, int from, int valid, int width, const Operand<M, 4>& a, bf16* tile) {
@@ -122,12 +124,16 @@ __device__ __forceinline__ void load_operand(Operand<M, 4>& a, const bf16* tile)
       ptx::ldmatrix_x4(a[m][k], ptx::smem_u32(tile + tile_at<WIDTH>(m * 16 + lane % 16, k * 2 + lane / 16)));
 }
 
-// c[n], c[n + 1] += a times the 16 columns whose fragments are b.
-template <int M, int N>
-__device__ __forceinline__ void multiply(Sums<M, N>& c, int n, const uint32_t (&a)[4], int m, const uint32_t (&b)[4]) {
+// Columns 8 n .. 8 n + 16 of c += a b, for one step of 16 along the sum.
+template <int M, int N, int K>
+__device__ __forceinline__ void multiply(
+    Sums<M, N>& c, int n, const Operand<M, K>& a, int k, const uint32_t (&b)[4]) {
   const uint32_t left[2] = {b[0], b[1]}, right[2] = {b[2], b[3]};
-  ptx::mma_m16n8k16_bf16(c[m][n], a, left);
-  ptx::mma_m16n8k16_bf16(c[m][n + 1], a, right);
+#pragma unroll
+  for (int m = 0; m < M; m++) {
+    ptx::mma_m16n8k16_bf16(c[m][n], a[m][k], left);
+    ptx::mma_m16n8k16_bf16(c[m][n + 1], a[m][k], right);
+  }
 }
 
 // c += a b^T, b = 8 N rows of the tile.
@@ -140,8 +146,7 @@ __device__ __forceinline__ void multiply_nt(Sums<M, N>& c, const Operand<M, 4>& 
     for (int n = 0; n < N; n += 2) {
       uint32_t b[4];
       ptx::ldmatrix_x4(b, ptx::smem_u32(tile + tile_at<WIDTH>(lane_row + n * 8, k * 2 + lane / 8 % 2)));
-#pragma unroll
-      for (int m = 0; m < M; m++) multiply(c, n, a[m][k], m, b);
+      multiply(c, n, a, k, b);
     }
 }
 
@@ -155,8 +160,7 @@ __device__ __forceinline__ void multiply_nn(Sums<M, 8>& c, const Operand<M, K>& 
     for (int n = 0; n < 8; n += 2) {
       uint32_t b[4];
       ptx::ldmatrix_x4_trans(b, ptx::smem_u32(tile + tile_at<WIDTH>(k * 16 + lane % 16, n + lane / 16)));
-#pragma unroll
-      for (int m = 0; m < M; m++) multiply(c, n, a[m][k], m, b);
+      multiply(c, n, a, k, b);
     }
 }
 
@@ -184,7 +188,7 @@ __device__ __forceinline__ void scale_rows(Sums<M, 8>& c, float by, int valid) {
         c[m][n][i] = m * 16 + i / 2 * 8 + threadIdx.x % 32 / 4 < valid ? c[m][n][i] * by : 0.f;
 }
 
-// The sum over the four threads that hold a row.
+// Over the four threads that hold a row.
 __device__ __forceinline__ float row_sum(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);
   return x + __shfl_xor_sync(0xffffffffu, x, 2);
