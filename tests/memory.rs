@@ -29,7 +29,7 @@ fn what_was_declared_is_allowed() {
     m.begin(0);
     m.write(At(2))[0] = 5.0; // once more, in the next run
     m.poison(At(2));
-    assert!(m.host(At(2)).iter().all(|x| x.is_nan()));
+    assert!(m.host::<f32>(At(2)).iter().all(|x| x.is_nan()));
 }
 
 #[test]

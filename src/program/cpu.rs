@@ -1,9 +1,12 @@
 //! Replaying a planned tape on the host.
-use super::plan::{self, Life, Plan};
-use super::{Array, Arrays};
+use super::machine::Machine;
+use super::plan::{self, Life, Plan, Widths};
 use crate::machine::Mem;
 use crate::machine::cpu::Permit;
+use crate::machine::cuda;
 use crate::tape::{Dtype, Op, Precision, Role, Tape, Tensor};
+use half::f16;
+use rayon::prelude::*;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -20,13 +23,13 @@ impl<F: Precision> Cpu<F> {
     /// Plans `tape` and makes room for it; temporaries in `keep` can be read after a run.
     pub fn new(tape: Tape, keep: &[Tensor]) -> Self {
         let lives = plan::lifetimes(&tape, keep);
-        let plan = plan::plan(&tape, &lives, size_of::<F>());
+        let plan = plan::plan(&tape, &lives, Widths::host::<F>());
         Self::planned(tape, plan)
     }
     /// Like [`new`](Self::new), but fills temporaries with NaN once they are dead by `lives`, so that a wrong
     /// lifetime or a forgotten write shows.
     pub fn poisoned(tape: Tape, lives: &[Option<Life>]) -> Self {
-        let plan = plan::plan(&tape, lives, size_of::<F>());
+        let plan = plan::plan(&tape, lives, Widths::host::<F>());
         let mut dead = vec![Vec::new(); tape.ops().len()];
         for t in tape.with_role(Role::Temp).filter(|&t| tape.info(t).part.is_none()) {
             if let Some(ends) = lives[t.index()].and_then(|l| dead.get_mut(l.to)) {
@@ -36,10 +39,10 @@ impl<F: Precision> Cpu<F> {
         Cpu { dead, ..Self::planned(tape, plan) }
     }
     fn planned(tape: Tape, plan: Plan) -> Self {
-        let slots = |ts: &[Tensor]| ts.iter().map(|t| t.index()).collect();
+        let slots = |ts: &[Tensor]| ts.iter().map(|t| t.index()).collect::<Vec<usize>>();
         let permit = |op: &dyn Op| {
             let io = op.io();
-            Permit { reads: slots(&io.reads), writes: slots(&io.writes) }
+            Permit { reads: slots(&io.reads), writes: [slots(&io.writes), slots(&io.scratch)].concat() }
         };
         let permits = tape.ops().iter().map(|op| permit(&**op)).collect();
         let mem = Mem::new(plan.bytes, plan.spans.clone(), permits);
@@ -62,16 +65,6 @@ impl<F: Precision> Cpu<F> {
         // In a worker of the pool, so that parallel operations begin without waking another thread first.
         rayon::scope(|_| ops.for_each(|i| self.step(i)));
     }
-    /// Runs all operations and says how long each took.
-    pub fn run_traced(&mut self) -> Vec<Duration> {
-        let ops = self.tape.ops().len();
-        let mut timed = |i| {
-            let start = Instant::now();
-            self.step(i);
-            start.elapsed()
-        };
-        rayon::scope(|_| (0..ops).map(&mut timed).collect())
-    }
     fn step(&mut self, i: usize) {
         self.mem.begin(i);
         F::define(&*self.tape.ops()[i], &self.mem);
@@ -82,39 +75,80 @@ impl<F: Precision> Cpu<F> {
     /// Fills an input, a parameter or a state.
     #[track_caller]
     pub fn write(&mut self, t: Tensor, values: &[F]) {
-        assert_eq!(self.tape.info(t).dtype, Dtype::Real, "{t:?} holds indices");
-        self.mem.host_mut::<F>(t).copy_from_slice(values);
+        self.view(t).copy_from_slice(values);
     }
     /// Fills an input of indices.
     #[track_caller]
     pub fn write_indices(&mut self, t: Tensor, values: &[u32]) {
-        assert_eq!(self.tape.info(t).dtype, Dtype::Index, "{t:?} holds reals");
+        self.expect(t, &[Dtype::Index]);
         self.mem.host_mut::<u32>(t).copy_from_slice(values);
     }
-    /// An input, to be filled in place.
-    pub fn input(&mut self, t: Tensor) -> &mut [F] {
-        assert_eq!(self.tape.info(t).dtype, Dtype::Real, "{t:?} holds indices");
+    /// An input of numbers, to be filled in place.
+    #[track_caller]
+    pub fn view(&mut self, t: Tensor) -> &mut [F] {
+        self.expect(t, &[Dtype::Real, Dtype::Activation]);
         self.mem.host_mut::<F>(t)
     }
+    /// An input of stored volumes, to be filled in place.
+    #[track_caller]
+    pub fn stored(&mut self, t: Tensor) -> &mut [f16] {
+        self.expect(t, &[Dtype::Stored]);
+        self.mem.host_mut::<f16>(t)
+    }
     /// What is in a parameter, a state or a kept temporary.
+    #[track_caller]
     pub fn read(&self, t: Tensor) -> &[F] {
+        self.expect(t, &[Dtype::Real, Dtype::Activation]);
         self.mem.host(t)
     }
-    /// Parameters and frozen tensors by name.
-    pub fn weights(&self) -> Arrays<F> {
-        let array = |t: Tensor| {
-            let info = self.tape.info(t);
-            let name = info.name.clone().expect("weights have names");
-            (name, Array { shape: info.shape.clone(), data: self.read(t).to_vec() })
-        };
-        self.tape.with_role(Role::Param).chain(self.tape.with_role(Role::Frozen)).map(array).collect()
-    }
-    /// Writes all of `arrays`, each into the tensor of its name.
+    /// What is in a kept temporary of indices.
     #[track_caller]
-    pub fn load(&mut self, arrays: &Arrays<F>) {
-        for (name, array) in arrays {
-            let t = self.tape.named(name).unwrap_or_else(|| panic!("no tensor is called {name}"));
-            self.write(t, &array.data);
-        }
+    pub fn read_indices(&self, t: Tensor) -> &[u32] {
+        self.expect(t, &[Dtype::Index]);
+        self.mem.host(t)
+    }
+    #[track_caller]
+    fn expect(&self, t: Tensor, dtypes: &[Dtype]) {
+        let dtype = self.tape.info(t).dtype;
+        assert!(dtypes.contains(&dtype), "{t:?} is {dtype:?}, not {dtypes:?}");
+    }
+}
+
+impl<F: Precision> Machine for Cpu<F> {
+    type Real = F;
+    fn tape(&self) -> &Tape {
+        &self.tape
+    }
+    fn plan(&self) -> &Plan {
+        &self.plan
+    }
+    fn run_ops(&mut self, ops: Range<usize>) -> cuda::Result<()> {
+        Cpu::run_ops(self, ops);
+        Ok(())
+    }
+    fn time_ops(&mut self, ops: Range<usize>) -> cuda::Result<Duration> {
+        let start = Instant::now();
+        Cpu::run_ops(self, ops);
+        Ok(start.elapsed())
+    }
+    fn write(&mut self, t: Tensor, values: &[F]) -> cuda::Result<()> {
+        Cpu::write(self, t, values);
+        Ok(())
+    }
+    fn write_indices(&mut self, t: Tensor, values: &[u32]) -> cuda::Result<()> {
+        Cpu::write_indices(self, t, values);
+        Ok(())
+    }
+    fn write_stored(&mut self, t: Tensor, values: &[&[f16]]) -> cuda::Result<()> {
+        let to = self.stored(t);
+        let each = to.len() / values.len();
+        to.par_chunks_exact_mut(each).zip(values).for_each(|(to, values)| to.copy_from_slice(values));
+        Ok(())
+    }
+    fn read(&self, t: Tensor) -> cuda::Result<Vec<F>> {
+        Ok(Cpu::read(self, t).to_vec())
+    }
+    fn read_indices(&self, t: Tensor) -> cuda::Result<Vec<u32>> {
+        Ok(Cpu::read_indices(self, t).to_vec())
     }
 }
