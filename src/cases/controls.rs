@@ -266,7 +266,7 @@ fn short_life_read() -> Control {
         lives[t] = Some(life);
         let run = refusal(|| {
             let mut cpu = Cpu::<f64>::poisoned(r.tape.clone(), &lives);
-            r.load(&mut cpu);
+            r.load(&mut cpu).expect("a host does not fail");
             cpu.run();
             outputs.iter().any(|&y| cpu.read(y).iter().any(|v| v.is_nan()))
         });
@@ -324,7 +324,7 @@ pub fn sharing(tape: &Tape, plan: &Plan, lives: &[Option<Life>]) -> Vec<[Tensor;
 fn refused(fault: &'static str, mutation: Fault) -> Control {
     let (r, _) = forgotten_skip(Some(mutation)).record();
     let mut cpu = Cpu::<f64>::new(r.tape.clone(), &[]);
-    r.load(&mut cpu);
+    r.load(&mut cpu).expect("a host does not fail");
     let message = refusal(|| cpu.run()).err().unwrap_or_default();
     let caught = message.contains("is not among what the operation");
     let error = if caught { f64::INFINITY } else { 0.0 };
