@@ -69,11 +69,38 @@ fn softmax(scores: Vec<f32>) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::plain_attention;
-    use crate::cases::Recorder;
+    use super::{plain_attention, rounded};
+    use crate::machine::philox::{Philox, Purpose};
     use crate::ops;
     use crate::program::{Cpu, backward};
+    use crate::tape::Tape;
 
     #[test]
-    fn plain_attention_is_attention_but_for_its_roundings() {}
+    fn it_is_attention_but_for_the_roundings() {
+        let (shape, keys) = ([3, 20, 2, 8], [20, 0, 7]);
+        let [batch, length, heads, width] = shape;
+        let mut t = Tape::default();
+        let qkv = t.param("qkv", &[batch, length, 3 * heads * width]);
+        let (lengths, dy) = (t.indices(&[batch]), t.input(&[batch, length, heads * width]));
+        let y = ops::attention(&mut t, qkv, heads, Some(lengths));
+        let dqkv = backward(&mut t, &[(y, dy)])[&qkv];
+
+        let mut random = Philox::new(1, Purpose::Test, 0, 0);
+        let [qkv_values, dy_values] = [qkv, dy].map(|x| {
+            let values: Vec<f32> = (0..t.len(x)).map(|_| random.normal()).collect();
+            rounded(&values)
+        });
+        let mut cpu = Cpu::<f32>::new(t, &[y, dqkv]);
+        cpu.write(qkv, &qkv_values);
+        cpu.write(dy, &dy_values);
+        cpu.write_indices(lengths, &keys);
+        cpu.run();
+
+        let (plain_y, plain_dqkv) = plain_attention(&qkv_values, Some(&keys), &dy_values, shape);
+        for (plain, exact) in [(plain_y, cpu.read(y)), (plain_dqkv, cpu.read(dqkv))] {
+            let error = plain.iter().zip(exact).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let largest = exact.iter().map(|x| x.abs()).fold(0.0, f32::max);
+            assert!(error > 0.0 && error < largest / 64.0, "{error} of {largest}");
+        }
+    }
 }
