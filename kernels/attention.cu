@@ -46,11 +46,11 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention(
     int length, int width, float score_scale) {
   DYN_SMEM(bf16, tiles);
   const Head head = this_head(lengths, length, width);
-  const int first = blockIdx.x * blockDim.x, lane = threadIdx.x % 32, warp_row = threadIdx.x - lane;
+  const int first = blockIdx.x * blockDim.x, warp_row = warp_id() * 32;
   const bool active = first + warp_row < length;
   const float scale2 = score_scale * LOG2_E;
   bf16* const q_tile = tiles;
-  Stage* const stages = reinterpret_cast<Stage*>(tiles + blockDim.x * WIDTH);
+  Stage* const stages = reinterpret_cast<Stage*>(tiles + blockDim.x * COLUMNS);
 
   load_rows(q_tile, qkv + head.q, head.stride, first, blockDim.x, length, width);
   load_keys(stages, head, qkv, 0, width);
@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention(
   ptx::cp_async_wait<0>();
   __syncthreads();
   Operand<2, 4> q;
-  load_operand(q, q_tile + warp_row * WIDTH);
+  load_operand(q, q_tile + warp_row * COLUMNS);
 
   Sums<2, 8> out = {};
   float best[2][2] = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}};
@@ -111,12 +111,12 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention(
         out[m][n][half * 2] *= inverse;
         out[m][n][half * 2 + 1] *= inverse;
       }
-      const int row = first + warp_row + m * 16 + half * 8 + lane / 4;
-      if (lane % 4 == 0 && row < length)
+      const int row = first + warp_row + m * 16 + half * 8 + lane_id() / 4;
+      if (lane_id() % 4 == 0 && row < length)
         log_sum[head.row + row] = head.keys > 0 ? best[m][half] * score_scale + logf(total) : 0.f;
     }
   to_bf16(q, out);
-  store_rows(y + head.y, head.y_stride, first + warp_row, length, width, q, q_tile + warp_row * WIDTH);
+  store_rows(y + head.y, head.y_stride, first + warp_row, length, width, q, q_tile + warp_row * COLUMNS);
 }
 EMU_KERNEL(attention)
 
@@ -125,7 +125,7 @@ template <int M>
 __device__ __forceinline__ void row_statistics(Statistics* statistics, const Head& head,
     const bf16* __restrict__ dy, const bf16* __restrict__ y, const float* __restrict__ log_sum, int from,
     int length, int width) {
-  const int lane = threadIdx.x % 32, chunk = lane % 8;
+  const int lane = lane_id(), chunk = lane % 8;
 #pragma unroll
   for (int i = 0; i < 4 * M; i++) {
     const int r = i * 4 + lane / 8;
@@ -133,12 +133,15 @@ __device__ __forceinline__ void row_statistics(Statistics* statistics, const Hea
     float delta = 0.f;
     if (in && chunk * 8 < width) {
       const size_t at = head.y + (size_t)(from + r) * head.y_stride + chunk * 8;
-      const uint4 left = *reinterpret_cast<const uint4*>(dy + at);
-      const uint4 right = *reinterpret_cast<const uint4*>(y + at);
-      delta = dot(left, right);
+      float terms[8], other[8];
+      load(dy + at, terms);
+      load(y + at, other);
+#pragma unroll
+      for (int c = 0; c < 8; c++) terms[c] *= other[c];
+      delta = sum(terms);
     }
 #pragma unroll
-    for (int other = 1; other < 8; other *= 2) delta += __shfl_xor_sync(0xffffffffu, delta, other);
+    for (int apart = 1; apart < 8; apart *= 2) delta += __shfl_xor_sync(0xffffffffu, delta, apart);
     if (chunk == 0) statistics[r] = make_float2(in ? log_sum[head.row + from + r] * LOG2_E : 0.f, delta);
   }
   __syncwarp();
@@ -151,7 +154,7 @@ __device__ __forceinline__ void own_rows(Statistics (&own)[M][2], const Statisti
   for (int m = 0; m < M; m++)
 #pragma unroll
     for (int half = 0; half < 2; half++)
-      own[m][half] = statistics[m * 16 + half * 8 + threadIdx.x % 32 / 4];
+      own[m][half] = statistics[m * 16 + half * 8 + lane_id() / 4];
 }
 
 // dq += ds k without the scale, for SLICE keys of the tiles, of which `keys` count.
@@ -186,7 +189,7 @@ __device__ __forceinline__ void key_grad(Sums<1, 8>& dk, Sums<1, 8>& dv, const O
   multiply_nt(ds, v, dy_tile);
 #pragma unroll
   for (int n = 0; n < SLICE / 8; n++) {
-    const float4 two = *reinterpret_cast<const float4*>(statistics + n * 8 + threadIdx.x % 4 * 2);
+    const float4 two = *reinterpret_cast<const float4*>(statistics + n * 8 + lane_id() % 4 * 2);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       p[0][n][i] = ptx::exp2_approx(fmaf(p[0][n][i], scale2, i % 2 ? -two.z : -two.x));
@@ -213,12 +216,12 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention_grad_q(
     int length, int width, float score_scale) {
   DYN_SMEM(bf16, tiles);
   const Head head = this_head(lengths, length, width);
-  const int first = blockIdx.x * blockDim.x, lane = threadIdx.x % 32, warp_row = threadIdx.x - lane;
+  const int first = blockIdx.x * blockDim.x, warp_row = warp_id() * 32;
   const bool active = first + warp_row < length;
   const float scale2 = score_scale * LOG2_E;
   bf16* const q_tile = tiles;
-  bf16* const dy_tile = q_tile + blockDim.x * WIDTH;
-  Stage* const stages = reinterpret_cast<Stage*>(dy_tile + blockDim.x * WIDTH);
+  bf16* const dy_tile = q_tile + blockDim.x * COLUMNS;
+  Stage* const stages = reinterpret_cast<Stage*>(dy_tile + blockDim.x * COLUMNS);
   Statistics* const warp_statistics = reinterpret_cast<Statistics*>(stages + 2) + warp_row;
 
   load_rows(q_tile, qkv + head.q, head.stride, first, blockDim.x, length, width);
@@ -227,14 +230,14 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention_grad_q(
   ptx::cp_async_commit();
   row_statistics<2>(warp_statistics, head, dy, y, log_sum, first + warp_row, length, width);
   const int row = first + threadIdx.x;
-  if (row < length) statistics[head.row + row] = warp_statistics[lane];
+  if (row < length) statistics[head.row + row] = warp_statistics[lane_id()];
   Statistics own[2][2];
   own_rows(own, warp_statistics);
   ptx::cp_async_wait<0>();
   __syncthreads();
   Operand<2, 4> q, dy_rows;
-  load_operand(q, q_tile + warp_row * WIDTH);
-  load_operand(dy_rows, dy_tile + warp_row * WIDTH);
+  load_operand(q, q_tile + warp_row * COLUMNS);
+  load_operand(dy_rows, dy_tile + warp_row * COLUMNS);
 
   Sums<2, 8> dq = {};
   for (int from = 0; from < head.keys; from += BLOCK) {
@@ -242,14 +245,14 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention_grad_q(
     ptx::cp_async_commit();
     const Stage& stage = stages[from / BLOCK % 2];
     for (int key = 0; active && key < min(BLOCK, head.keys - from); key += SLICE)
-      query_grad(dq, q, dy_rows, own, stage.first + key * WIDTH, stage.second + key * WIDTH,
+      query_grad(dq, q, dy_rows, own, stage.first + key * COLUMNS, stage.second + key * COLUMNS,
           head.keys - from - key, scale2);
     ptx::cp_async_wait<0>();
     __syncthreads();
   }
   scale_rows(dq, score_scale, 16 * 2);
   to_bf16(q, dq);
-  store_rows(dqkv + head.q, head.stride, first + warp_row, length, width, q, q_tile + warp_row * WIDTH);
+  store_rows(dqkv + head.q, head.stride, first + warp_row, length, width, q, q_tile + warp_row * COLUMNS);
 }
 EMU_KERNEL(attention_grad_q)
 
@@ -264,12 +267,12 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_grad_kv(
     int length, int width, float score_scale) {
   DYN_SMEM(bf16, tiles);
   const Head head = this_head(lengths, length, width);
-  const int first = blockIdx.x * BLOCK, warp_row = threadIdx.x / 32 * 16;
+  const int first = blockIdx.x * BLOCK, warp_row = warp_id() * 16;
   const bool active = first + warp_row < head.keys;
   const float scale2 = score_scale * LOG2_E;
   bf16* const k_tile = tiles;
-  bf16* const v_tile = k_tile + BLOCK * WIDTH;
-  Stage* const stages = reinterpret_cast<Stage*>(v_tile + BLOCK * WIDTH);
+  bf16* const v_tile = k_tile + BLOCK * COLUMNS;
+  Stage* const stages = reinterpret_cast<Stage*>(v_tile + BLOCK * COLUMNS);
   Statistics* const stage_statistics = reinterpret_cast<Statistics*>(stages + 2);
   const auto load_queries = [&](int from) {
     Stage& stage = stages[from / BLOCK % 2];
@@ -289,8 +292,8 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_grad_kv(
   ptx::cp_async_wait<0>();
   __syncthreads();
   Operand<1, 4> k, v;
-  load_operand(k, k_tile + warp_row * WIDTH);
-  load_operand(v, v_tile + warp_row * WIDTH);
+  load_operand(k, k_tile + warp_row * COLUMNS);
+  load_operand(v, v_tile + warp_row * COLUMNS);
 
   Sums<1, 8> dk = {}, dv = {};
   const int queries = first < head.keys ? length : 0;
@@ -300,17 +303,18 @@ extern "C" __global__ void __launch_bounds__(128, 3) attention_grad_kv(
     const Stage& stage = stages[from / BLOCK % 2];
     const Statistics* stage_rows = stage_statistics + from / BLOCK % 2 * BLOCK;
     for (int row = 0; active && row < min(BLOCK, queries - from); row += SLICE)
-      key_grad(dk, dv, k, v, stage.first + row * WIDTH, stage.second + row * WIDTH, stage_rows + row, scale2);
+      key_grad(dk, dv, k, v, stage.first + row * COLUMNS, stage.second + row * COLUMNS, stage_rows + row,
+          scale2);
     ptx::cp_async_wait<0>();
     __syncthreads();
   }
   const int from = first + warp_row;
   scale_rows(dk, score_scale, head.keys - from);
   to_bf16(k, dk);
-  store_rows(dqkv + head.k, head.stride, from, length, width, k, k_tile + warp_row * WIDTH);
+  store_rows(dqkv + head.k, head.stride, from, length, width, k, k_tile + warp_row * COLUMNS);
   scale_rows(dv, 1.f, head.keys - from);
   to_bf16(v, dv);
-  store_rows(dqkv + head.v, head.stride, from, length, width, v, v_tile + warp_row * WIDTH);
+  store_rows(dqkv + head.v, head.stride, from, length, width, v, v_tile + warp_row * COLUMNS);
 }
 EMU_KERNEL(attention_grad_kv)
 
@@ -326,13 +330,13 @@ extern "C" __global__ void __launch_bounds__(192, 2) attention_grad(
     int length, int width, float score_scale) {
   DYN_SMEM(bf16, tiles);
   const Head head = this_head(lengths, length, width);
-  const int rows = blockDim.x / 2, warp_row = threadIdx.x / 32 * 16;
+  const int rows = blockDim.x / 2, warp_row = warp_id() * 16;
   const float scale2 = score_scale * LOG2_E;
   bf16* const q_tile = tiles;
-  bf16* const k_tile = q_tile + rows * WIDTH;
-  bf16* const v_tile = k_tile + rows * WIDTH;
-  bf16* const dy_tile = v_tile + rows * WIDTH;
-  Statistics* const statistics = reinterpret_cast<Statistics*>(dy_tile + rows * WIDTH);
+  bf16* const k_tile = q_tile + rows * COLUMNS;
+  bf16* const v_tile = k_tile + rows * COLUMNS;
+  bf16* const dy_tile = v_tile + rows * COLUMNS;
+  Statistics* const statistics = reinterpret_cast<Statistics*>(dy_tile + rows * COLUMNS);
 
   load_rows(q_tile, qkv + head.q, head.stride, 0, rows, length, width);
   load_rows(k_tile, qkv + head.k, head.stride, 0, rows, head.keys, width);
@@ -344,30 +348,30 @@ extern "C" __global__ void __launch_bounds__(192, 2) attention_grad(
   __syncthreads();
 
   Operand<1, 4> left, right;
-  load_operand(left, q_tile + warp_row * WIDTH);
-  load_operand(right, dy_tile + warp_row * WIDTH);
+  load_operand(left, q_tile + warp_row * COLUMNS);
+  load_operand(right, dy_tile + warp_row * COLUMNS);
   Statistics own[1][2];
   own_rows(own, statistics + warp_row);
   Sums<1, 8> dq = {};
   for (int key = 0; warp_row < length && key < head.keys; key += SLICE)
-    query_grad(dq, left, right, own, k_tile + key * WIDTH, v_tile + key * WIDTH, head.keys - key, scale2);
+    query_grad(dq, left, right, own, k_tile + key * COLUMNS, v_tile + key * COLUMNS, head.keys - key, scale2);
   scale_rows(dq, score_scale, 16);
   Operand<1, 4> dq_rows;
   to_bf16(dq_rows, dq);
 
-  load_operand(left, k_tile + warp_row * WIDTH);
-  load_operand(right, v_tile + warp_row * WIDTH);
+  load_operand(left, k_tile + warp_row * COLUMNS);
+  load_operand(right, v_tile + warp_row * COLUMNS);
   Sums<1, 8> dk = {}, dv = {};
   for (int row = 0; warp_row < head.keys && row < length; row += SLICE)
-    key_grad(dk, dv, left, right, q_tile + row * WIDTH, dy_tile + row * WIDTH, statistics + row, scale2);
+    key_grad(dk, dv, left, right, q_tile + row * COLUMNS, dy_tile + row * COLUMNS, statistics + row, scale2);
   scale_rows(dk, score_scale, head.keys - warp_row);
   to_bf16(left, dk);
   scale_rows(dv, 1.f, head.keys - warp_row);
   to_bf16(right, dv);
 
   __syncthreads();  // every warp has read the tiles
-  store_rows(dqkv + head.q, head.stride, warp_row, length, width, dq_rows, q_tile + warp_row * WIDTH);
-  store_rows(dqkv + head.k, head.stride, warp_row, length, width, left, k_tile + warp_row * WIDTH);
-  store_rows(dqkv + head.v, head.stride, warp_row, length, width, right, v_tile + warp_row * WIDTH);
+  store_rows(dqkv + head.q, head.stride, warp_row, length, width, dq_rows, q_tile + warp_row * COLUMNS);
+  store_rows(dqkv + head.k, head.stride, warp_row, length, width, left, k_tile + warp_row * COLUMNS);
+  store_rows(dqkv + head.v, head.stride, warp_row, length, width, right, v_tile + warp_row * COLUMNS);
 }
 EMU_KERNEL(attention_grad)

@@ -10,18 +10,17 @@
 #pragma once
 #include "ptx.cuh"
 #include "tile.cuh"
+#include "vec.cuh"
 
 namespace attn {
 
-using bf16 = __nv_bfloat16;
-
-constexpr int WIDTH = 64;  // columns of a tile
+constexpr int COLUMNS = 64;  // columns of a tile
 constexpr int BLOCK = 64;  // rows of a tile that is streamed
 constexpr float LOG2_E = 1.44269504f;
 
 // Two streamed tiles that belong together: keys and values, or queries and dy.
 struct Stage {
-  bf16 first[BLOCK * WIDTH], second[BLOCK * WIDTH];
+  bf16 first[BLOCK * COLUMNS], second[BLOCK * COLUMNS];
 };
 
 template <int M, int N>
@@ -61,15 +60,8 @@ __device__ __forceinline__ void load_rows(
   for (int r = threadIdx.x / 8; r < rows; r += blockDim.x / 8) {
     const bool in = from + r < valid && chunk * 8 < width;
     const bf16* source = head + (in ? (size_t)(from + r) * stride + chunk * 8 : 0);
-    ptx::cp_async16(ptx::smem_u32(tile + tile_at<WIDTH>(r, chunk)), source, in ? 16 : 0);
+    ptx::cp_async16(ptx::smem_u32(tile + tile_at<COLUMNS>(r, chunk)), source, in ? 16 : 0);
   }
-}
-
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  uint32_t bits;
-  memcpy(&bits, &pair, sizeof bits);
-  return bits;
 }
 
 // Sums as the left operand of the next product, or as rows to store.
@@ -89,7 +81,7 @@ __device__ __forceinline__ void to_bf16(Operand<M, N / 2>& a, const Sums<M, N>& 
 template <int M>
 __device__ __forceinline__ void store_rows(
     bf16* __restrict__ head, int stride, int from, int valid, int width, const Operand<M, 4>& a, bf16* tile) {
-  const int lane = threadIdx.x % 32;
+  const int lane = lane_id();
   __syncwarp();  // the tile's rows have been read
 #pragma unroll
   for (int m = 0; m < M; m++)
@@ -98,7 +90,7 @@ __device__ __forceinline__ void store_rows(
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int r = m * 16 + half * 8 + lane / 4;
-        bf16* at = tile + tile_at<WIDTH>(r, n) + lane % 4 * 2;
+        bf16* at = tile + tile_at<COLUMNS>(r, n) + lane % 4 * 2;
         *reinterpret_cast<uint32_t*>(at) = a[m][n / 2][n % 2 * 2 + half];
       }
   __syncwarp();
@@ -106,22 +98,22 @@ __device__ __forceinline__ void store_rows(
 #pragma unroll
   for (int i = 0; i < 4 * M; i++) {
     const int r = i * 4 + lane / 8;
-    if (from + r < valid && chunk * 8 < width) {
-      const uint4 piece = *reinterpret_cast<const uint4*>(tile + tile_at<WIDTH>(r, chunk));
-      *reinterpret_cast<uint4*>(head + (size_t)(from + r) * stride + chunk * 8) = piece;
-    }
+    if (from + r < valid && chunk * 8 < width)
+      store(head + (size_t)(from + r) * stride + chunk * 8, load(tile + tile_at<COLUMNS>(r, chunk)));
   }
 }
 
 // a = 16 M rows of the tile.
 template <int M>
 __device__ __forceinline__ void load_operand(Operand<M, 4>& a, const bf16* tile) {
-  const int lane = threadIdx.x % 32;
+  const int lane = lane_id();
 #pragma unroll
   for (int m = 0; m < M; m++)
 #pragma unroll
-    for (int k = 0; k < 4; k++)
-      ptx::ldmatrix_x4(a[m][k], ptx::smem_u32(tile + tile_at<WIDTH>(m * 16 + lane % 16, k * 2 + lane / 16)));
+    for (int k = 0; k < 4; k++) {
+      const bf16* row = tile + tile_at<COLUMNS>(m * 16 + lane % 16, k * 2 + lane / 16);
+      ptx::ldmatrix_x4(a[m][k], ptx::smem_u32(row));
+    }
 }
 
 // Columns 8 n .. 8 n + 16 of c += a b, for one step of 16 along the sum.
@@ -139,13 +131,13 @@ __device__ __forceinline__ void multiply(
 // c += a b^T, b = 8 N rows of the tile.
 template <int M, int N>
 __device__ __forceinline__ void multiply_nt(Sums<M, N>& c, const Operand<M, 4>& a, const bf16* tile) {
-  const int lane = threadIdx.x % 32, lane_row = lane / 16 * 8 + lane % 8;
+  const int lane = lane_id(), lane_row = lane / 16 * 8 + lane % 8;
 #pragma unroll
   for (int k = 0; k < 4; k++)
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
       uint32_t b[4];
-      ptx::ldmatrix_x4(b, ptx::smem_u32(tile + tile_at<WIDTH>(lane_row + n * 8, k * 2 + lane / 8 % 2)));
+      ptx::ldmatrix_x4(b, ptx::smem_u32(tile + tile_at<COLUMNS>(lane_row + n * 8, k * 2 + lane / 8 % 2)));
       multiply(c, n, a, k, b);
     }
 }
@@ -153,13 +145,13 @@ __device__ __forceinline__ void multiply_nt(Sums<M, N>& c, const Operand<M, 4>& 
 // c += a b, b = 16 K rows of the tile.
 template <int M, int K>
 __device__ __forceinline__ void multiply_nn(Sums<M, 8>& c, const Operand<M, K>& a, const bf16* tile) {
-  const int lane = threadIdx.x % 32;
+  const int lane = lane_id();
 #pragma unroll
   for (int k = 0; k < K; k++)
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
       uint32_t b[4];
-      ptx::ldmatrix_x4_trans(b, ptx::smem_u32(tile + tile_at<WIDTH>(k * 16 + lane % 16, n + lane / 16)));
+      ptx::ldmatrix_x4_trans(b, ptx::smem_u32(tile + tile_at<COLUMNS>(k * 16 + lane % 16, n + lane / 16)));
       multiply(c, n, a, k, b);
     }
 }
@@ -173,7 +165,7 @@ __device__ __forceinline__ void mask(Sums<M, N>& scores, int keys) {
     for (int n = 0; n < N; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++)
-        if (n * 8 + threadIdx.x % 4 * 2 + i % 2 >= keys) scores[m][n][i] = -INFINITY;
+        if (n * 8 + lane_id() % 4 * 2 + i % 2 >= keys) scores[m][n][i] = -INFINITY;
 }
 
 // c = c times `by` in the first `valid` rows, zero in those after.
@@ -185,7 +177,7 @@ __device__ __forceinline__ void scale_rows(Sums<M, 8>& c, float by, int valid) {
     for (int n = 0; n < 8; n++)
 #pragma unroll
       for (int i = 0; i < 4; i++)
-        c[m][n][i] = m * 16 + i / 2 * 8 + threadIdx.x % 32 / 4 < valid ? c[m][n][i] * by : 0.f;
+        c[m][n][i] = m * 16 + i / 2 * 8 + lane_id() / 4 < valid ? c[m][n][i] * by : 0.f;
 }
 
 // Over the four threads that hold a row.
@@ -197,20 +189,6 @@ __device__ __forceinline__ float row_sum(float x) {
 __device__ __forceinline__ float row_max(float x) {
   x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
   return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-
-// Of 8 + 8 elements.
-__device__ __forceinline__ float dot(const uint4& a, const uint4& b) {
-  __nv_bfloat162 left[4], right[4];
-  memcpy(left, &a, sizeof a);
-  memcpy(right, &b, sizeof b);
-  float sum = 0.f;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    const float2 x = __bfloat1622float2(left[i]), z = __bfloat1622float2(right[i]);
-    sum += x.x * z.x + x.y * z.y;
-  }
-  return sum;
 }
 
 }  // namespace attn
