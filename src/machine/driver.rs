@@ -42,6 +42,15 @@ pub struct Pinned {
     pub len: usize,
 }
 
+impl Pinned {
+    /// The memory itself. Whoever holds two of them for one range vouches that they are not used at the same time.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: `at` and `len` are those of a live allocation of the driver, initialised by the system; `&mut self` is
+        // exclusive, but for copies, whose holders vouch for it.
+        unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
+    }
+}
+
 /// Runs kernels on one device: one stream for kernels, one for copies from pinned memory.
 ///
 /// Addresses are the device's. Whoever passes one vouches that it lies, with all bytes that follow from the call, in
@@ -65,9 +74,8 @@ pub trait Driver {
     fn fill(&self, at: u64, byte: u8, len: usize) -> Result<()>;
     /// Copies on the device, in order with launches.
     fn copy(&self, from: u64, to: u64, len: usize) -> Result<()>;
-    /// Copies the first `len` bytes of `from` to the device beside running kernels, once all that was launched so far
-    /// is done.
-    fn send(&self, from: Pinned, len: usize, to: u64) -> Result<()>;
+    /// Copies the first `len` bytes of `from` to the device, beside running kernels, but not before the moment `after`.
+    fn send(&self, from: Pinned, len: usize, to: u64, after: Moment) -> Result<()>;
     /// Lets what is launched from now on wait for what was sent.
     fn await_sent(&self) -> Result<()>;
     /// Waits until everything sent has arrived, so that the pinned memory may change.
@@ -87,6 +95,8 @@ pub trait Driver {
     fn replay(&self, graph: Graph) -> Result<()>;
     /// Marks the present moment on the compute stream.
     fn mark(&self) -> Result<Moment>;
+    /// Moves a moment to the present.
+    fn mark_again(&self, moment: Moment) -> Result<()>;
     /// Microseconds between two moments, once the second has passed.
     fn microseconds(&self, from: Moment, to: Moment) -> Result<f64>;
     /// Waits until everything launched is done.

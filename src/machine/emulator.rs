@@ -54,7 +54,7 @@ impl Default for Schedule {
 /// tiles each do so in small cases too.
 const PROCESSORS: usize = 4;
 
-/// The largest memory the emulated device gives, in bytes.
+/// The memory the emulated device has, unless told otherwise, in bytes.
 const MEMORY: usize = 4 << 30;
 
 /// Kernels take at most this many parameters.
@@ -63,6 +63,7 @@ const PARAMETERS: usize = 64;
 /// An emulated device.
 pub struct Emulator {
     schedule: Schedule,
+    memory: usize,
     names: RefCell<Vec<CString>>,
     allocated: RefCell<Vec<(*mut u8, Layout)>>,
     used: Cell<usize>,
@@ -91,6 +92,7 @@ impl Emulator {
     pub fn new(schedule: Schedule) -> Self {
         Emulator {
             schedule,
+            memory: MEMORY,
             names: RefCell::default(),
             allocated: RefCell::default(),
             used: Cell::new(0),
@@ -99,8 +101,13 @@ impl Emulator {
             moments: RefCell::default(),
         }
     }
+    /// The same with another amount of memory, in bytes.
+    #[must_use]
+    pub fn with_memory(self, memory: usize) -> Self {
+        Emulator { memory, ..self }
+    }
     fn allocate(&self, bytes: usize) -> Result<*mut u8> {
-        if self.used.get() + bytes > MEMORY {
+        if self.used.get() + bytes > self.memory {
             return Err(out_of_memory(self, bytes));
         }
         let layout = Layout::from_size_align(bytes.max(1), ALIGN).expect("sizes are below 4 GiB");
@@ -150,7 +157,7 @@ impl Driver for Emulator {
         PROCESSORS
     }
     fn memory(&self) -> Result<[usize; 2]> {
-        Ok([MEMORY - self.used.get(), MEMORY])
+        Ok([self.memory - self.used.get(), self.memory])
     }
     fn alloc(&self, bytes: usize) -> Result<u64> {
         Ok(self.allocate(bytes)? as u64)
@@ -178,7 +185,7 @@ impl Driver for Emulator {
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len) };
         Ok(())
     }
-    fn send(&self, from: Pinned, len: usize, to: u64) -> Result<()> {
+    fn send(&self, from: Pinned, len: usize, to: u64, _: Moment) -> Result<()> {
         assert!(len <= from.len, "{len} bytes of a buffer of {}", from.len);
         self.copy(from.at as u64, to, len)
     }
@@ -232,6 +239,10 @@ impl Driver for Emulator {
         let mut moments = self.moments.borrow_mut();
         moments.push(Instant::now());
         Ok(Moment(moments.len() - 1))
+    }
+    fn mark_again(&self, moment: Moment) -> Result<()> {
+        self.moments.borrow_mut()[moment.0] = Instant::now();
+        Ok(())
     }
     fn microseconds(&self, from: Moment, to: Moment) -> Result<f64> {
         let moments = self.moments.borrow();

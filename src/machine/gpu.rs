@@ -168,10 +168,10 @@ impl Driver for Gpu {
         unsafe { result::memcpy_dtod_async(to, from, len, self.compute.cu_stream()) }
             .map_err(failed(format!("copying {len} bytes on the device")))
     }
-    fn send(&self, from: Pinned, len: usize, to: u64) -> Result<()> {
+    fn send(&self, from: Pinned, len: usize, to: u64, after: Moment) -> Result<()> {
         assert!(len <= from.len, "{len} bytes of a buffer of {}", from.len);
         let doing = || format!("sending {len} bytes to the device");
-        self.copies.join(&self.compute).map_err(failed(doing()))?;
+        self.copies.wait(&self.moments.borrow()[after.0]).map_err(failed(doing()))?;
         // SAFETY: the memory is page-locked and lives as long as `self`; the caller changes it after
         // `finish_sending` only; the range on the device is the caller's to vouch for.
         unsafe {
@@ -262,6 +262,9 @@ impl Driver for Gpu {
         let mut moments = self.moments.borrow_mut();
         moments.push(event);
         Ok(Moment(moments.len() - 1))
+    }
+    fn mark_again(&self, moment: Moment) -> Result<()> {
+        self.moments.borrow()[moment.0].record(&self.compute).map_err(failed("recording an event"))
     }
     fn microseconds(&self, from: Moment, to: Moment) -> Result<f64> {
         let moments = self.moments.borrow();

@@ -1,11 +1,12 @@
 //! Replaying a planned tape on the host.
+use super::feed::Volumes;
 use super::machine::Machine;
 use super::plan::{self, Life, Plan, Widths};
 use crate::machine::Mem;
 use crate::machine::cpu::Permit;
 use crate::machine::cuda;
 use crate::tape::{Dtype, Op, Precision, Role, Tape, Tensor};
-use half::f16;
+use half::{bf16, f16};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ pub struct Cpu<F> {
     mem: Mem<F>,
     /// For each operation, the temporaries that nobody reads after it; empty unless they are to be poisoned.
     dead: Vec<Vec<Tensor>>,
+    /// For each operation, the activations it writes; empty unless they are to be rounded.
+    narrow: Vec<Vec<Tensor>>,
 }
 
 impl<F: Precision> Cpu<F> {
@@ -38,6 +41,16 @@ impl<F: Precision> Cpu<F> {
         }
         Cpu { dead, ..Self::planned(tape, plan) }
     }
+    /// Like [`new`](Self::new), but rounds activations as a device does that keeps them in bf16: what kernels are held
+    /// to.
+    pub fn rounded(tape: Tape, keep: &[Tensor]) -> Self {
+        let narrow = |op: &dyn Op| {
+            let activation = |t: &Tensor| tape.info(*t).dtype == Dtype::Activation;
+            op.io().writes.into_iter().filter(activation).collect()
+        };
+        let narrow = tape.ops().iter().map(|op| narrow(&**op)).collect();
+        Cpu { narrow, ..Self::new(tape, keep) }
+    }
     fn planned(tape: Tape, plan: Plan) -> Self {
         let slots = |ts: &[Tensor]| ts.iter().map(|t| t.index()).collect::<Vec<usize>>();
         let permit = |op: &dyn Op| {
@@ -46,7 +59,7 @@ impl<F: Precision> Cpu<F> {
         };
         let permits = tape.ops().iter().map(|op| permit(&**op)).collect();
         let mem = Mem::new(plan.bytes, plan.spans.clone(), permits);
-        Cpu { tape, plan, mem, dead: Vec::new() }
+        Cpu { tape, plan, mem, dead: Vec::new(), narrow: Vec::new() }
     }
     /// What was recorded.
     pub fn tape(&self) -> &Tape {
@@ -68,6 +81,10 @@ impl<F: Precision> Cpu<F> {
     fn step(&mut self, i: usize) {
         self.mem.begin(i);
         F::define(&*self.tape.ops()[i], &self.mem);
+        for &t in self.narrow.get(i).into_iter().flatten() {
+            let values = self.mem.host_mut::<F>(t);
+            values.iter_mut().for_each(|v| *v = F::of(bf16::from_f64(v.f64()).to_f64()));
+        }
         for &t in self.dead.get(i).into_iter().flatten() {
             self.mem.poison(t);
         }
@@ -122,6 +139,9 @@ impl<F: Precision> Machine for Cpu<F> {
     fn plan(&self) -> &Plan {
         &self.plan
     }
+    fn bytes(&self) -> usize {
+        self.mem.bytes()
+    }
     fn run_ops(&mut self, ops: Range<usize>) -> cuda::Result<()> {
         Cpu::run_ops(self, ops);
         Ok(())
@@ -144,6 +164,10 @@ impl<F: Precision> Machine for Cpu<F> {
         let each = to.len() / values.len();
         to.par_chunks_exact_mut(each).zip(values).for_each(|(to, values)| to.copy_from_slice(values));
         Ok(())
+    }
+    fn fill_stored(&mut self, t: Tensor, from: &dyn Volumes, numbers: &[usize]) -> cuda::Result<()> {
+        let volumes: Vec<&[f16]> = numbers.iter().map(|&number| from.volume(number)).collect();
+        self.write_stored(t, &volumes)
     }
     fn read(&self, t: Tensor) -> cuda::Result<Vec<F>> {
         Ok(Cpu::read(self, t).to_vec())

@@ -1,4 +1,5 @@
 //! Replaying a planned tape on a CUDA device: activations in bf16, all else in f32, parameters in both.
+use super::feed::{Feed, Volumes};
 use super::machine::Machine;
 use super::plan::{self, Plan, Widths};
 use crate::machine::Driver;
@@ -13,7 +14,8 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-const WIDTHS: Widths = Widths { real: 4, activation: 2, align: ALIGN };
+/// How wide elements are on a device.
+pub const WIDTHS: Widths = Widths { real: 4, activation: 2, align: ALIGN };
 
 /// What lies round each tensor of a [checked](Cuda::checked) program, and how much of it.
 const GUARD: (u8, usize) = (0xA5, 256);
@@ -27,6 +29,8 @@ pub struct Cuda {
     places: Vec<Place>,
     graphs: HashMap<Range<usize>, Graph>,
     guards: Vec<Guard>,
+    /// Where stored volumes come from, once some were asked for.
+    feed: Option<Feed>,
 }
 
 /// A range of guard bytes behind or before a tensor.
@@ -163,7 +167,7 @@ impl Cuda {
         workspace: Ptr,
     ) -> Self {
         stream.begin(places.clone(), workspace);
-        Cuda { driver, tape, plan, stream, places, graphs: HashMap::new(), guards: Vec::new() }
+        Cuda { driver, tape, plan, stream, places, graphs: HashMap::new(), guards: Vec::new(), feed: None }
     }
     /// Like [`new`](Self::new), but every tensor can be read after a run, begins as NaN (the largest index), and has
     /// memory of its own, between guard bytes if `guards` is set. An address sanitizer sees more without them.
@@ -232,7 +236,7 @@ impl Cuda {
     ///
     /// # Errors
     /// What the driver says.
-    pub fn bytes(&self, t: Tensor) -> Result<Vec<u8>> {
+    pub fn raw(&self, t: Tensor) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.tape.len(t) * WIDTHS.of(self.tape.info(t).dtype)];
         self.driver.download(self.at(t), &mut bytes)?;
         Ok(bytes)
@@ -297,6 +301,9 @@ impl Machine for Cuda {
     fn plan(&self) -> &Plan {
         &self.plan
     }
+    fn bytes(&self) -> usize {
+        Self::parts(&self.tape, &self.plan, &self.stream).total()
+    }
     /// Captures the operations into a graph the first time, and replays it.
     fn run_ops(&mut self, ops: Range<usize>) -> Result<()> {
         if ops.is_empty() {
@@ -340,6 +347,21 @@ impl Machine for Cuda {
             at += size_of_val(*values) as u64;
         }
         Ok(())
+    }
+    fn fill_stored(&mut self, t: Tensor, from: &dyn Volumes, numbers: &[usize]) -> Result<()> {
+        self.expect(t, &[Dtype::Stored], from.volume(0).len() * numbers.len());
+        let to = self.at(t);
+        if self.feed.is_none() {
+            self.feed = Some(Feed::new(&self.driver, from, numbers.len())?);
+        }
+        let feed = self.feed.as_mut().expect("made above");
+        feed.fill(&*self.driver, from, numbers, to)
+    }
+    fn prefetch_stored(&mut self, from: &dyn Volumes, numbers: &[usize]) -> Result<()> {
+        match &mut self.feed {
+            Some(feed) => feed.prefetch(&*self.driver, from, numbers),
+            None => Ok(()),
+        }
     }
     fn read(&self, t: Tensor) -> Result<Vec<f32>> {
         let mut values = vec![0.0; self.tape.len(t)];

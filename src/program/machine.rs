@@ -1,4 +1,5 @@
 //! What replays a planned program, as training and inference see it.
+use super::feed::Volumes;
 use super::{Array, Arrays, plan::Plan};
 use crate::machine::{Real, cuda};
 use crate::tape::{Role, Tape, Tensor};
@@ -15,6 +16,8 @@ pub trait Machine {
     fn tape(&self) -> &Tape;
     /// Where everything lies.
     fn plan(&self) -> &Plan;
+    /// Bytes that the machine holds for the program.
+    fn bytes(&self) -> usize;
     /// Runs some of the operations, in order.
     fn run_ops(&mut self, ops: Range<usize>) -> cuda::Result<()>;
     /// Runs some of the operations and says how long they took, once they are done.
@@ -25,6 +28,13 @@ pub trait Machine {
     fn write_indices(&mut self, t: Tensor, values: &[u32]) -> cuda::Result<()>;
     /// Fills an input of stored volumes, one after the other.
     fn write_stored(&mut self, t: Tensor, values: &[&[f16]]) -> cuda::Result<()>;
+    /// Fills an input of stored volumes with those of `from` that have these numbers.
+    fn fill_stored(&mut self, t: Tensor, from: &dyn Volumes, numbers: &[usize]) -> cuda::Result<()>;
+    /// Says which volumes [`fill_stored`](Self::fill_stored) will be asked for next, so that they can be on their way
+    /// while the machine computes.
+    fn prefetch_stored(&mut self, _: &dyn Volumes, _: &[usize]) -> cuda::Result<()> {
+        Ok(())
+    }
     /// What is in a parameter, a state or a kept temporary.
     fn read(&self, t: Tensor) -> cuda::Result<Vec<Self::Real>>;
     /// What is in a kept temporary of indices.
