@@ -51,11 +51,23 @@ struct Matrix {
   const bf16* base;
   int rows, cols;
 
-  // Element (r, c) lies at row(r) + offset(c).
-  __device__ __forceinline__ const bf16* row(int r) const { return base + static_cast<size_t>(r) * cols; }
-  __device__ __forceinline__ size_t offset(int c) const { return c; }
+  __device__ __forceinline__ bf16 element(int row, int col) const {
+    return base[static_cast<size_t>(row) * cols + col];
+  }
   // Whether the eight elements from a multiple of 8 on lie side by side.
   __device__ __forceinline__ bool in_eights() const { return true; }
+
+  // Goes through the matrix; it may leave it, where `address` is none to read at.
+  struct Walk {
+    const bf16* at;
+    int cols;
+
+    __device__ __forceinline__ Walk(const Matrix& x, int row, int col)
+        : at(x.base + static_cast<size_t>(row) * x.cols + col), cols(x.cols) {}
+    __device__ __forceinline__ const bf16* address() const { return at; }
+    __device__ __forceinline__ void down(int rows) { at += static_cast<size_t>(rows) * cols; }
+    __device__ __forceinline__ void right(int cols) { at += cols; }
+  };
 };
 
 __device__ __forceinline__ bool aligned(const void* p) {
@@ -69,42 +81,56 @@ __device__ __forceinline__ void copy_elements(bf16* to, const Source& source, in
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     const bool in = row < source.rows && col + i < source.cols;
-    values[i] = in ? __bfloat162float(source.row(row)[source.offset(col + i)]) : 0.0f;
+    values[i] = in ? __bfloat162float(source.element(row, col + i)) : 0.0f;
   }
   store(to, values);
 }
 
-// Begins to copy the ROWS x COLS elements of `source` from (row, col) on; what lies outside of it becomes zero.
-template <int ROWS, int COLS, bool ANY_EXTENT, class Source>
-__device__ __forceinline__ void load_tile(bf16* tile, const Source& source, int row, int col) {
-  constexpr int CHUNKS = COLS / 8, ROWS_AT_ONCE = THREADS / CHUNKS;
-  const int chunk = threadIdx.x % CHUNKS, first = threadIdx.x / CHUNKS;
-  col += chunk * 8;
-  const size_t offset = source.offset(col);
+// A thread's share of the copies of an operand: in each tile, the chunk of 8 elements at (row, col) and those in the
+// same place of every ROWS_AT_ONCE-th row below.
+template <class Tile, Along ALONG, class Source>
+struct Copies {
+  static constexpr int ROWS = ALONG == Along::K ? Tile::SIDE : BLOCK_K;
+  static constexpr int COLS = ALONG == Along::K ? BLOCK_K : Tile::SIDE;
+  static constexpr int CHUNKS = COLS / 8, ROWS_AT_ONCE = THREADS / CHUNKS;
+
+  const Source& source;
+  int row, col;
+  typename Source::Walk walk;
+
+  // Begins with the tile at `mn` along m or n, and `k`.
+  __device__ __forceinline__ Copies(const Source& source, int mn, int k)
+      : source(source),
+        row((ALONG == Along::K ? mn : k) + threadIdx.x / CHUNKS),
+        col((ALONG == Along::K ? k : mn) + threadIdx.x % CHUNKS * 8),
+        walk(source, row, col) {}
+
+  // Begins to copy the tile, with zeros for what lies outside of the operand, and goes on to the next along k.
+  __device__ __forceinline__ void next(bf16* tile) {
+    const int rows_left = col < source.cols ? source.rows - row : 0;
+    typename Source::Walk from = walk;
 #pragma unroll
-  for (int pass = 0; pass < ROWS / ROWS_AT_ONCE; pass++) {
-    const int r = first + pass * ROWS_AT_ONCE;
-    const bool in = row + r < source.rows && col < source.cols;
-    // An address outside is never read: a copy of 0 bytes writes zeros.
-    const bf16* from = source.row(row + r) + offset;
-    bf16* to = tile + tile_at<COLS>(r, chunk);
-    if (ANY_EXTENT && in && !(source.in_eights() && col + 8 <= source.cols && aligned(from))) {
-      copy_elements(to, source, row + r, col);
+    for (int pass = 0; pass < ROWS / ROWS_AT_ONCE; pass++) {
+      const int r = pass * ROWS_AT_ONCE;
+      bf16* to = tile + tile_at<COLS>(threadIdx.x / CHUNKS + r, threadIdx.x % CHUNKS);
+      const bool in = r < rows_left;
+      const bool whole = in && source.in_eights() && col + 8 <= source.cols && aligned(from.address());
+      if (Tile::ANY_EXTENT && !whole) {
+        copy_elements(to, source, row + r, col);
+      } else {
+        ptx::cp_async16(ptx::smem_u32(to), from.address(), in ? 16 : 0);  // of no bytes: reads nothing, writes zeros
+      }
+      from.down(ROWS_AT_ONCE);
+    }
+    if constexpr (ALONG == Along::K) {
+      col += BLOCK_K;
+      walk.right(BLOCK_K);
     } else {
-      ptx::cp_async16(ptx::smem_u32(to), ANY_EXTENT && !in ? source.base : from, in ? 16 : 0);
+      row += BLOCK_K;
+      walk.down(BLOCK_K);
     }
   }
-}
-
-// An operand's tile: SIDE elements along m or n from `mn` on, BLOCK_K along k from `k` on.
-template <class Tile, Along ALONG, class Source>
-__device__ __forceinline__ void load_operand(bf16* tile, const Source& source, int mn, int k) {
-  if constexpr (ALONG == Along::K) {
-    load_tile<Tile::SIDE, BLOCK_K, Tile::ANY_EXTENT>(tile, source, mn, k);
-  } else {
-    load_tile<BLOCK_K, Tile::SIDE, Tile::ANY_EXTENT>(tile, source, k, mn);
-  }
-}
+};
 
 // --- From the ring to the tensor cores -----------------------------------------------------------------------------
 
@@ -197,24 +223,18 @@ __device__ __forceinline__ Corner corner(int m, int n) {
   return {(group * GROUP + within % height) * Tile::SIDE, within / height * Tile::SIDE};
 }
 
-// Adds to this warp's quarter of the tile at `at` the products over from <= k < to.
+// Adds to this warp's quarter of the tile at `at` the products over k from `from` on. The operands end at the same k:
+// what is copied beyond is zeros.
 template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS = false, class A, class B>
 __device__ __forceinline__ void multiply(
     Quarter<Tile>& c, const A& a, const B& b, Corner at, int from, int to, bool row_sums = false) {
   DYN_SMEM(Ring<Tile>, ring);
-  const int blocks = (to - from + BLOCK_K - 1) / BLOCK_K;
-  auto load_a = [&](int stage, int block) {
-    load_operand<Tile, ALONG_A>(ring->a[stage], a, at.m, from + block * BLOCK_K);
-  };
-  auto load_b = [&](int stage, int block) {
-    load_operand<Tile, ALONG_B>(ring->b[stage], b, at.n, from + block * BLOCK_K);
-  };
+  Copies<Tile, ALONG_A, A> copies_a(a, at.m, from);
+  Copies<Tile, ALONG_B, B> copies_b(b, at.n, from);
 #pragma unroll
-  for (int block = 0; block < Tile::STAGES - 1; block++) {
-    if (block < blocks) {
-      load_a(block, block);
-      load_b(block, block);
-    }
+  for (int stage = 0; stage < Tile::STAGES - 1; stage++) {
+    copies_a.next(ring->a[stage]);
+    copies_b.next(ring->b[stage]);
     ptx::cp_async_commit();
   }
   ptx::cp_async_wait<Tile::STAGES - 2>();
@@ -223,8 +243,7 @@ __device__ __forceinline__ void multiply(
   Fragments<Tile> fragments[2];
   fragments[0].template load<ALONG_A, ALONG_B>(*ring, 0, 0);
   int stage = 0, free_stage = Tile::STAGES - 1;
-  for (int block = 0; block < blocks; block++) {
-    const int coming = block + Tile::STAGES - 1;
+  for (int k = from; k < to; k += BLOCK_K) {
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
       if (step == STEPS - 1) {
@@ -237,14 +256,15 @@ __device__ __forceinline__ void multiply(
       }
       fragments[(step + 1) % 2].template load<ALONG_A, ALONG_B>(*ring, stage, (step + 1) % STEPS * STEP_K);
       // The copies in two parts, with products between them.
-      if (step == 0 && coming < blocks) load_a(free_stage, coming);
+      if (step == 0) copies_a.next(ring->a[free_stage]);
       if (step == 1) {
-        if (coming < blocks) load_b(free_stage, coming);
+        copies_b.next(ring->b[free_stage]);
         ptx::cp_async_commit();
       }
       add_products<ROW_SUMS>(c, fragments[step % 2], row_sums);
     }
   }
+  ptx::cp_async_wait<0>();
 }
 
 // --- From the accumulators to memory -------------------------------------------------------------------------------
@@ -347,20 +367,21 @@ __device__ __forceinline__ void affine(const X& x, const bf16* w, const float* b
   for_each_eight(c, at, m, n, leave);
 }
 
-// dw = dy^T x, [n, k], and db, the sums of dy's columns, [n], over `rows` rows from blockIdx.y rows on: the part of that
-// split, which lies blockIdx.y `stride` behind dw and db. The sums of columns are of the first column of tiles.
+// dw = dy^T x, [n, k], and db, the sums of dy's columns, [n], over rows from <= i < x.rows: the part of one split, which
+// lies blockIdx.y `stride` behind dw and db. The sums of columns are made by the first column of tiles.
 template <class Tile, class X>
 __device__ __forceinline__ void weight_grad(
-    const bf16* dy, const X& x, float* dw, float* db, int n, int rows, size_t stride) {
+    const bf16* dy, const X& x, float* dw, float* db, int n, int from, size_t stride) {
   using Q = Quarter<Tile>;
-  const int m = x.rows, k = x.cols;
+  const int k = x.cols;
   const Corner at = corner<Tile>(n, k);
   const bool row_sums = at.n + Q::n() == 0;
-  const int from = blockIdx.y * rows;
   Q c = {};
-  multiply<Tile, Along::MN, Along::MN, true>(c, Matrix{dy, m, n}, x, at, from, min(m, from + rows), row_sums);
+  multiply<Tile, Along::MN, Along::MN, true>(c, Matrix{dy, x.rows, n}, x, at, from, x.rows, row_sums);
+  dw += blockIdx.y * stride;
+  db += blockIdx.y * stride;
   for_each_eight(c, at, n, k, [&](int row, int col, const float (&values)[8]) {
-    store_eight<Tile>(dw + blockIdx.y * stride + static_cast<size_t>(row) * k + col, k - col, values);
+    store_eight<Tile>(dw + static_cast<size_t>(row) * k + col, k - col, values);
   });
   if (row_sums && lane_id() % 4 == 0) {
 #pragma unroll
@@ -368,7 +389,7 @@ __device__ __forceinline__ void weight_grad(
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int row = at.m + Q::m() + i * 16 + half * 8 + lane_id() / 4;
-        if (row < n) db[blockIdx.y * stride + row] = c.row_sum[i][half * 2];
+        if (row < n) db[row] = c.row_sum[i][half * 2];
       }
     }
   }

@@ -228,13 +228,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSO
   input_grad_with_gelu<Small>(dy, w, h, dh, m, n, k);
 }
 
+// Split blockIdx.y takes `rows` rows.
+template <class Tile>
+__device__ __forceinline__ void split_weight_grad(
+    const bf16* dy, const bf16* x, float* dw, float* db, int m, int n, int k, int rows, int stride) {
+  const int from = blockIdx.y * rows;
+  weight_grad<Tile>(dy, Matrix{x, min(m, from + rows), k}, dw, db, n, from, stride);
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSOR) linear_weight_grad(
     const bf16* __restrict__ dy,  // [m, n]
     const bf16* __restrict__ x,   // [m, k]
     float* __restrict__ dw,       // [n, k], of each split
     float* __restrict__ db,       // [n], of each split
     int m, int n, int k, int rows, int stride) {
-  weight_grad<Large>(dy, Matrix{x, m, k}, dw, db, n, rows, stride);
+  split_weight_grad<Large>(dy, x, dw, db, m, n, k, rows, stride);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSOR) linear_weight_grad_small(
@@ -243,7 +251,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSO
     float* __restrict__ dw,       // [n, k], of each split
     float* __restrict__ db,       // [n], of each split
     int m, int n, int k, int rows, int stride) {
-  weight_grad<Small>(dy, Matrix{x, m, k}, dw, db, n, rows, stride);
+  split_weight_grad<Small>(dy, x, dw, db, m, n, k, rows, stride);
 }
 
 // dw and db from the parts that the splits have left, added in their order. A thread takes 4 numbers.
