@@ -21,7 +21,7 @@ struct PatchRows {
   __device__ __forceinline__ bf16 element(int row, int col) const { return volumes[starts[row] + offsets[col]]; }
   __device__ __forceinline__ bool in_eights() const { return edge % 8 == 0; }
 
-  // Stays in the matrix's last row and column where it would leave it.
+  // Stays in the matrix's last row and eight columns where it would leave them.
   struct Walk {
     const PatchRows& patches;
     int row, col;
@@ -30,7 +30,7 @@ struct PatchRows {
         : patches(patches), row(row), col(col) {}
     __device__ __forceinline__ const bf16* address() const {
       const uint32_t start = patches.starts[min(row, patches.rows - 1)];
-      return patches.volumes + (start + patches.offsets[min(col, patches.cols - 1)]);
+      return patches.volumes + (start + patches.offsets[min(col, (patches.cols - 1) / 8 * 8)]);
     }
     __device__ __forceinline__ void down(int rows) { row += rows; }
     __device__ __forceinline__ void right(int cols) { col += cols; }
