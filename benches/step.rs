@@ -2,6 +2,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use gyrus::cases::{Mode, TrainingStep};
 use gyrus::model::Preset;
+use gyrus::program::Device;
 
 fn steps(c: &mut Criterion) {
     let mut group = c.benchmark_group("step");
@@ -9,9 +10,9 @@ fn steps(c: &mut Criterion) {
     for preset in [Preset::Tiny, Preset::Small] {
         for mode in [Mode::Pretrain, Mode::Finetune] {
             let step = TrainingStep::new(preset, mode, 4);
-            let mut cpu = step.machine(false);
+            let mut machine = step.machine(&Device::Cpu, false).expect("a host has memory for it");
             group.throughput(Throughput::Elements(step.flops()));
-            group.bench_function(format!("{preset:?} {mode:?}"), |b| b.iter(|| cpu.run()));
+            group.bench_function(format!("{preset:?} {mode:?}"), |b| b.iter(|| machine.run()));
         }
     }
 }

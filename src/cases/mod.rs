@@ -1,8 +1,9 @@
 //! The one table of cases, and what is checked with it: gradients against central differences, `f32` against
-//! `f64`, faults planted on purpose, and whole training steps against another implementation's.
+//! `f64`, kernels against definitions, faults planted on purpose, and whole training steps against another implementation's.
 pub mod case;
 pub mod controls;
 pub mod gradcheck;
+pub mod parity;
 pub mod reference;
 pub mod table;
 pub mod timed;

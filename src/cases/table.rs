@@ -95,7 +95,7 @@ fn tokens() -> Vec<Case> {
     };
     let mut cases = vec![
         Case::new("patch_embed", "2 channels, 4 x 8 x 4 in 2³, 5 of 16 kept", |r| {
-            let volume = r.input(&[2, 2, 4, 8, 4]);
+            let volume = r.activation(&[2, 2, 4, 8, 4]);
             let kept = (0..2).flat_map(|_| r.permutation(16)[..5].to_vec()).collect();
             let ids = r.indices(&[2, 5], kept);
             let (w, b) = (r.param(&[6, 2, 2, 2, 2]), r.param(&[6]));
@@ -147,11 +147,11 @@ fn losses() -> Vec<Case> {
         (true, vec![0.0; 6], "no patch counts"),
     ] {
         cases.push(Case::new("reconstruction_loss", format!("3 of 8 patches, {how}"), move |r| {
-            let (pred, volume) = (r.param(&[2, 3, 16]), r.input(&[2, 2, 4, 4, 4]));
+            let (pred, volume) = (r.param(&[2, 3, 16]), r.activation(&[2, 2, 4, 4, 4]));
             let ids = (0..2).flat_map(|_| r.permutation(8)[..3].to_vec()).collect();
             let (ids, weight) = (r.indices(&[2, 3], ids), r.values(&[2, 3], weights.clone()));
             let loss = ops::reconstruction_loss(&mut r.tape, pred, volume, ids, weight, 2, norm_pix);
-            Outputs { differentiable: vec![loss.loss], other: vec![loss.per_patch] }
+            Outputs { differentiable: vec![loss.loss], other: vec![loss.per_patch], ..Outputs::default() }
         }));
     }
     let bins = Bins { first: -4.0, step: 0.5, count: 17, sigma: 0.6 };
@@ -164,7 +164,7 @@ fn losses() -> Vec<Case> {
         cases.push(Case::new("age_loss", format!("5 samples, {how}"), move |r| {
             let (pred, age) = (r.param(&[5, kind.outputs()]), r.input(&[5]));
             let loss = ops::age_loss(&mut r.tape, pred, age, kind);
-            Outputs { differentiable: vec![loss.loss], other: vec![loss.per_sample] }
+            Outputs { differentiable: vec![loss.loss], other: vec![loss.per_sample], ..Outputs::default() }
         }));
     }
     cases
@@ -182,7 +182,7 @@ fn optimiser() -> Vec<Case> {
         Case::new("grad_norm", format!("{N}, clipped"), move |r| {
             let grads = flat(r, "grads", 0.0, 1.0);
             let clip = ops::optimiser::grad_norm(&mut r.tape, grads, 1.0);
-            Outputs { differentiable: vec![], other: vec![clip.norm, clip.factor] }
+            Outputs { other: vec![clip.norm, clip.factor], ..Outputs::default() }
         }),
         Case::new("adamw", format!("{N} in three ranges"), move |r| {
             let (params, grads) = (flat(r, "params", 0.0, 1.0), flat(r, "grads", 0.0, 1.0));
@@ -204,19 +204,19 @@ fn optimiser() -> Vec<Case> {
                 constants,
                 ranges,
             );
-            Outputs { differentiable: vec![], other: vec![params, m, v] }
+            Outputs { other: vec![params, m, v], ..Outputs::default() }
         }),
         Case::new("ema", format!("{N}"), move |r| {
             let (params, average) = (flat(r, "params", 0.0, 1.0), flat(r, "average", 0.0, 1.0));
             let decay = r.values(&[], vec![0.99]);
             ops::optimiser::ema(&mut r.tape, params, average, decay);
-            Outputs { differentiable: vec![], other: vec![average] }
+            Outputs { other: vec![average], ..Outputs::default() }
         }),
         Case::new("accumulate", format!("{N}"), move |r| {
             let (grads, sum) = (flat(r, "grads", 0.0, 1.0), flat(r, "sum", 0.0, 1.0));
             let keep = r.values(&[], vec![1.0]);
             ops::optimiser::accumulate(&mut r.tape, grads, sum, keep);
-            Outputs { differentiable: vec![], other: vec![sum] }
+            Outputs { other: vec![sum], ..Outputs::default() }
         }),
     ]
 }
@@ -262,7 +262,11 @@ fn composed() -> Vec<Case> {
                 r.fill(t, (0..4).map(|b| if (b + i) % 3 == 0 { 0.0 } else { 1.25 }).collect());
             }
             r.fill_indices(m.ids, (0..4).flat_map(|_| 0..12).collect());
-            Outputs { differentiable: vec![m.loss.loss], other: vec![m.pred, m.features] }
+            Outputs {
+                differentiable: vec![m.loss.loss],
+                other: vec![m.pred, m.features],
+                ..Outputs::default()
+            }
         }),
     ]
 }
@@ -287,7 +291,7 @@ fn masked_autoencoder(r: &mut Recorder, plain: bool) -> Outputs {
     r.fill_indices(m.ids_keep, masks.iter().flat_map(|m| m.ids_keep().to_vec()).collect());
     r.fill_indices(m.ids_restore, masks.iter().flat_map(|m| m.ids_restore.clone()).collect());
     r.fill_indices(m.ids_predict, masks.iter().flat_map(|m| m.ids_removed().to_vec()).collect());
-    Outputs { differentiable: vec![m.loss.loss], other: vec![m.pred] }
+    Outputs { differentiable: vec![m.loss.loss], other: vec![m.pred], ..Outputs::default() }
 }
 
 /// Normal values for every named tensor that has none yet.

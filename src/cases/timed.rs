@@ -1,10 +1,11 @@
 //! What is timed: one whole training step of a preset, and each kind of operation in it. The command and the
 //! benches take their shapes from here, and so from the models themselves.
+use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
 use crate::model::brain_age::BrainAge;
 use crate::model::{Preset, init, mae::random_masking};
 use crate::ops::AgeLoss;
-use crate::program::{Cpu, Optimiser, Recipe};
+use crate::program::{Device, Machine, Optimiser, Recipe};
 use crate::tape::{Role, Tape, Tensor};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -49,22 +50,27 @@ impl TrainingStep {
     }
     /// A machine that holds the step, its first weights and its inputs, after one step. With `keep_all`, every temporary has memory
     /// of its own, so that after one run each operation can be run again by itself, on the values it had.
-    pub fn machine(&self, keep_all: bool) -> Cpu<f32> {
+    ///
+    /// # Errors
+    /// Too little memory on the device, or what it says.
+    pub fn machine(&self, device: &Device, keep_all: bool) -> cuda::Result<Box<dyn Machine<Real = f32>>> {
         let keep: Vec<Tensor> =
             if keep_all { self.tape.with_role(Role::Temp).collect() } else { vec![self.loss] };
-        let mut cpu = Cpu::new(self.tape.clone(), &keep);
+        let mut machine = device.machine(self.tape.clone(), &keep)?;
         let weights = init::first_weights(&self.tape, GRID.map(|n| n / PATCH), 1);
-        cpu.load(&weights);
-        self.inputs.reals.iter().for_each(|(t, values)| cpu.write(*t, values));
-        self.inputs.indices.iter().for_each(|(t, values)| cpu.write_indices(*t, values));
+        machine.load(&weights)?;
+        self.inputs.reals.iter().try_for_each(|(t, values)| machine.write(*t, values))?;
+        self.inputs.indices.iter().try_for_each(|(t, values)| machine.write_indices(*t, values))?;
         // One step sets what the optimiser reads; at a low rate the weights stay near their first values.
-        self.optimiser.differentiate(&mut cpu, 0);
-        self.optimiser.update(&mut cpu, 0, 1e-5);
-        cpu
+        self.optimiser.update(&mut *machine, 0, 1e-5)?;
+        Ok(machine)
     }
     /// The loss of the last run.
-    pub fn loss(&self, cpu: &Cpu<f32>) -> f32 {
-        cpu.read(self.loss)[0]
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn loss(&self, machine: &dyn Machine<Real = f32>) -> cuda::Result<f32> {
+        Ok(machine.read(self.loss)?[0])
     }
     /// Multiplications and additions in the step's matrix products.
     pub fn flops(&self) -> u64 {
@@ -176,10 +182,10 @@ mod tests {
             let kinds = step.kinds();
             assert_eq!(kinds.iter().map(|k| k.times).sum::<usize>(), step.tape.ops().len());
             assert_eq!(kinds.iter().map(|k| k.times as u64 * k.flops).sum::<u64>(), step.flops());
-            let mut cpu = step.machine(true);
-            cpu.run();
-            kinds.iter().for_each(|k| cpu.run_ops(k.first..k.first + 1));
-            assert!(step.loss(&cpu).is_finite(), "{mode:?}");
+            let mut machine = step.machine(&Device::Cpu, true).unwrap();
+            machine.run().unwrap();
+            kinds.iter().for_each(|k| machine.run_ops(k.first..k.first + 1).unwrap());
+            assert!(step.loss(&*machine).unwrap().is_finite(), "{mode:?}");
         }
     }
 }
