@@ -1,12 +1,13 @@
 //! Training by hand: a small masked autoencoder learns one made-up volume in twenty steps.
 //!
 //! Run with `cargo run --release --example mae_step`. The four steps of every program are marked below.
+use gyrus::machine::cuda::Result;
 use gyrus::model::mae::random_masking;
 use gyrus::model::{Encoder, Mae, Shape, init::first_weights};
-use gyrus::program::{Cpu, Optimiser, Recipe};
+use gyrus::program::{Cpu, Machine, Optimiser, Recipe};
 use gyrus::tape::Tape;
 
-fn main() {
+fn main() -> Result<()> {
     let mae = Mae {
         encoder: Encoder {
             grid: [32, 40, 32],
@@ -32,8 +33,8 @@ fn main() {
     let weights = first_weights(&t, mae.encoder.patches().grid(), 1);
     let mut cpu = Cpu::<f32>::new(t, &[model.loss.loss]);
     println!("{} operations, {} KiB", cpu.tape().ops().len(), cpu.plan().bytes / 1024);
-    cpu.load(&weights);
-    cpu.input(model.volume).copy_from_slice(&phantom(mae.encoder.grid));
+    cpu.load(&weights)?;
+    cpu.view(model.volume).copy_from_slice(&phantom(mae.encoder.grid));
     cpu.write(model.weight, &vec![1.0; removed]);
 
     // 4. Replay: masks, rates and volumes are data, so the same program runs every step.
@@ -43,10 +44,10 @@ fn main() {
         cpu.write_indices(model.ids_keep, mask.ids_keep());
         cpu.write_indices(model.ids_restore, &mask.ids_restore);
         cpu.write_indices(model.ids_predict, mask.ids_removed());
-        optimiser.differentiate(&mut cpu, 0);
-        optimiser.update(&mut cpu, step, 2e-3);
+        optimiser.update(&mut cpu, step, 2e-3)?;
         println!("step {step:2}: loss {:.4}", cpu.read(model.loss.loss)[0]);
     }
+    Ok(())
 }
 
 /// An ellipsoid head with folds in it.

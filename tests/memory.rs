@@ -25,11 +25,11 @@ fn what_was_declared_is_allowed() {
     m.host_mut::<f32>(At(0)).copy_from_slice(&[1.0, 2.0]);
     m.write(At(2)).copy_from_slice(m.read(At(0)));
     m.write(At(1))[0] = 3.0;
-    assert_eq!((m.host(At(2)), m.host(At(1))), (&[1.0, 2.0][..], &[3.0, 0.0][..]));
+    assert_eq!((m.host::<f32>(At(2)), m.host::<f32>(At(1))), (&[1.0, 2.0][..], &[3.0, 0.0][..]));
     m.begin(0);
     m.write(At(2))[0] = 5.0; // once more, in the next run
     m.poison(At(2));
-    assert!(m.host(At(2)).iter().all(|x| x.is_nan()));
+    assert!(m.host::<f32>(At(2)).iter().all(|x| x.is_nan()));
 }
 
 #[test]

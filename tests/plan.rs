@@ -4,7 +4,7 @@ use gyrus::cases::controls::sharing;
 use gyrus::machine::{Mem, Real};
 use gyrus::model::{Encoder, Mae, Shape};
 use gyrus::ops;
-use gyrus::program::plan::{Life, lifetimes, plan};
+use gyrus::program::plan::{Life, Widths, lifetimes, plan};
 use gyrus::program::{Cpu, backward, flatten};
 use gyrus::tape::{Define, Io, Op, Role, Tape, Tensor};
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ struct Mix {
 
 impl Op for Mix {
     fn io(&self) -> Io {
-        Io { reads: self.reads.clone(), writes: vec![self.write] }
+        Io { reads: self.reads.clone(), writes: vec![self.write], scratch: Vec::new() }
     }
 }
 
@@ -78,7 +78,7 @@ proptest! {
         let (tape, keep) = program(&lines);
         let lives = lifetimes(&tape, &keep);
         for real in [4, 8] {
-            let plan = plan(&tape, &lives, real);
+            let plan = plan(&tape, &lives, Widths { real, activation: real, align: 64 });
             prop_assert_eq!(sharing(&tape, &plan, &lives), Vec::<[Tensor; 2]>::new());
             for (span, info) in plan.spans.iter().zip(tape.tensors()) {
                 prop_assert!(span.at.is_multiple_of(64) && span.at + span.len <= plan.bytes);
@@ -119,7 +119,7 @@ fn arena(train: bool) -> [usize; 3] {
         flatten(&mut t, &gradients);
     }
     let lives = lifetimes(&t, &[m.loss.loss]);
-    let plan = plan(&t, &lives, size_of::<f32>());
+    let plan = plan(&t, &lives, Widths::host::<f32>());
     assert!(sharing(&t, &plan, &lives).is_empty());
     let alive: Vec<(usize, Life)> = t
         .with_role(Role::Temp)
@@ -152,7 +152,7 @@ fn a_part_lies_inside_its_whole() {
     let dy = t.input(&[3, 5]);
     let gradients = backward(&mut t, &[(y, dy)]);
     let flat = flatten(&mut t, &gradients);
-    let plan = plan(&t, &lifetimes(&t, &[]), 4);
+    let plan = plan(&t, &lifetimes(&t, &[]), Widths::host::<f32>());
     for (part, whole) in
         [(w, flat.params), (b, flat.params), (gradients[&w], flat.grads), (gradients[&b], flat.grads)]
     {

@@ -3,7 +3,7 @@ use super::gradcheck::GRADIENT_BOUND;
 use super::{Case, Recorder, check};
 use crate::machine::{Mem, Real};
 use crate::ops;
-use crate::program::plan::{Life, Plan, lifetimes, plan};
+use crate::program::plan::{Life, Plan, Widths, lifetimes, plan};
 use crate::program::{Cpu, backward};
 use crate::tape::{Adjoint, Define, Io, Op, Role, Tape, Tensor};
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
@@ -266,7 +266,7 @@ fn short_life_read() -> Control {
         lives[t] = Some(life);
         let run = refusal(|| {
             let mut cpu = Cpu::<f64>::poisoned(r.tape.clone(), &lives);
-            r.load(&mut cpu);
+            r.load(&mut cpu).expect("a host does not fail");
             cpu.run();
             outputs.iter().any(|&y| cpu.read(y).iter().any(|v| v.is_nan()))
         });
@@ -291,7 +291,7 @@ fn short_life_shared() -> Control {
     let lives = lifetimes(&r.tape, &outputs);
     let mut believed = lives.clone();
     shortened(&lives, &r.tape).into_iter().for_each(|(t, life)| believed[t] = Some(life));
-    let sharing = sharing(&r.tape, &plan(&r.tape, &believed, size_of::<f32>()), &lives).len();
+    let sharing = sharing(&r.tape, &plan(&r.tape, &believed, Widths::host::<f32>()), &lives).len();
     Control {
         fault: "every temporary's life ends one operation too early",
         caught_by: "no two tensors alive at once share bytes",
@@ -324,7 +324,7 @@ pub fn sharing(tape: &Tape, plan: &Plan, lives: &[Option<Life>]) -> Vec<[Tensor;
 fn refused(fault: &'static str, mutation: Fault) -> Control {
     let (r, _) = forgotten_skip(Some(mutation)).record();
     let mut cpu = Cpu::<f64>::new(r.tape.clone(), &[]);
-    r.load(&mut cpu);
+    r.load(&mut cpu).expect("a host does not fail");
     let message = refusal(|| cpu.run()).err().unwrap_or_default();
     let caught = message.contains("is not among what the operation");
     let error = if caught { f64::INFINITY } else { 0.0 };
@@ -358,6 +358,6 @@ mod tests {
         }
         let (r, outputs) = block();
         let lives = lifetimes(&r.tape, &outputs);
-        assert!(sharing(&r.tape, &plan(&r.tape, &lives, 4), &lives).is_empty());
+        assert!(sharing(&r.tape, &plan(&r.tape, &lives, Widths::host::<f32>()), &lives).is_empty());
     }
 }

@@ -1,5 +1,5 @@
 //! Gradients against central differences in `f64`, and `f32` against `f64`.
-use super::{Case, Recorder};
+use super::{Case, Outputs, Recorder};
 use crate::machine::Real;
 use crate::machine::philox::{Philox, Purpose};
 use crate::program::plan::lifetimes;
@@ -58,36 +58,33 @@ pub fn check(case: &Case) -> Outcome {
 }
 
 /// A case with its backward pass.
-struct Differentiated {
-    recorder: Recorder,
+pub(super) struct Differentiated {
+    pub(super) recorder: Recorder,
     seeds: Vec<(Tensor, Tensor)>,
     gradients: Vec<(Tensor, Tensor)>,
     forward: usize,
-    kept: Vec<Tensor>,
+    /// Outputs and gradients.
+    pub(super) kept: Vec<Tensor>,
+    /// Outputs of indices.
+    pub(super) indices: Vec<Tensor>,
 }
 
 impl Differentiated {
-    fn of(case: &Case) -> Self {
+    pub(super) fn of(case: &Case) -> Self {
         let (mut recorder, outputs) = case.record();
         let forward = recorder.tape.ops().len();
-        let seeds: Vec<(Tensor, Tensor)> = outputs
-            .differentiable
-            .iter()
-            .map(|&y| {
-                let shape = recorder.tape.shape(y).to_vec();
-                (y, recorder.input(&shape))
-            })
-            .collect();
+        let seeds: Vec<(Tensor, Tensor)> =
+            outputs.differentiable.iter().map(|&y| (y, recorder.input_like(y))).collect();
         let gradients: Vec<(Tensor, Tensor)> = backward(&mut recorder.tape, &seeds).into_iter().collect();
-        let outputs = outputs.differentiable.into_iter().chain(outputs.other);
-        let kept = outputs.chain(gradients.iter().map(|g| g.1)).collect();
-        Differentiated { recorder, seeds, gradients, forward, kept }
+        let Outputs { differentiable, other, indices } = outputs;
+        let kept = differentiable.into_iter().chain(other).chain(gradients.iter().map(|g| g.1)).collect();
+        Differentiated { recorder, seeds, gradients, forward, kept, indices }
     }
     fn machine<F: Precision>(&self) -> Cpu<F> {
         let tape: Tape = self.recorder.tape.clone();
-        let lives = lifetimes(&tape, &self.kept);
+        let lives = lifetimes(&tape, &[&self.kept[..], &self.indices].concat());
         let mut cpu = Cpu::poisoned(tape, &lives);
-        self.recorder.load(&mut cpu);
+        self.recorder.load(&mut cpu).expect("a host does not fail");
         cpu
     }
     /// The worst relative error, and how many derivatives were compared.
@@ -129,6 +126,9 @@ impl Differentiated {
         let (mut reference, mut product) = (self.machine::<f64>(), self.machine::<f32>());
         reference.run();
         product.run();
+        if self.indices.iter().any(|&t| reference.read_indices(t) != product.read_indices(t)) {
+            return f64::INFINITY;
+        }
         let errors = self.kept.iter().map(|&t| relative_error(product.read(t), reference.read(t)));
         errors.fold(0.0, |worst: f64, e| if e.is_nan() { e } else { worst.max(e) })
     }

@@ -4,15 +4,21 @@ use std::{collections::BTreeMap, error::Error, fs, process::ExitCode};
 use serde::Serialize;
 
 use crate::machine::device::{self, Cuda};
+use crate::machine::kernels;
 
 /// Show what this machine offers: processor, memory, GPUs and kernels.
 ///
 /// Example: gyrus doctor
+///
+/// Example: gyrus doctor --kernels
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print JSON instead of text.
     #[arg(long)]
     pub json: bool,
+    /// List the compiled kernels: registers and shared memory that each takes, and bytes it spills.
+    #[arg(long)]
+    pub kernels: bool,
 }
 
 #[derive(Serialize)]
@@ -28,7 +34,8 @@ struct Findings {
     cuda: Option<Cuda>,
     /// Why there is no GPU.
     no_cuda: Option<String>,
-    kernels: &'static str,
+    /// What the kernels of this build were compiled for; nothing where it has none.
+    kernels: Option<&'static str>,
 }
 
 /// Runs the command; a machine without a GPU is no error.
@@ -36,6 +43,10 @@ struct Findings {
 /// # Errors
 /// None today; the result is that of every command.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    if args.kernels {
+        print!("{}", kernel_table(kernels::REPORT));
+        return Ok(ExitCode::SUCCESS);
+    }
     let found = look();
     if args.json {
         println!("{}", serde_json::to_string_pretty(&found)?);
@@ -61,8 +72,23 @@ fn look() -> Findings {
         threads: rayon::current_num_threads(),
         cuda,
         no_cuda,
-        kernels: "none built in: this version computes on the CPU",
+        kernels: (!kernels::IMAGES.is_empty()).then_some(kernels::ARCHITECTURES),
     }
+}
+
+/// The compiler's report on each kernel, a line each.
+fn kernel_table(report: &str) -> String {
+    let mut table = format!(
+        "{:36} {:8} {:>9} {:>15} {:>13}\n",
+        "kernel", "for", "registers", "static shared B", "spilled B"
+    );
+    for line in report.lines() {
+        let mut cells = line.split('\t');
+        let mut cell = || cells.next().unwrap_or_default();
+        let (kernel, arch, registers, shared, spilled) = (cell(), cell(), cell(), cell(), cell());
+        table += &format!("{kernel:36} {arch:8} {registers:>9} {shared:>15} {spilled:>13}\n");
+    }
+    table
 }
 
 /// The value of `key` in a Linux list of `key : value` lines; nothing on other systems.
@@ -120,7 +146,11 @@ fn render(found: &Findings) -> String {
         }
         (None, why) => lines.push(("GPU", format!("none: {}", why.as_deref().unwrap_or_default()))),
     }
-    lines.push(("kernels", found.kernels.to_owned()));
+    let kernels = found.kernels.map_or_else(
+        || format!("none: nvcc was not found when this was built ({})", kernels::SEARCHED),
+        |built| format!("compiled for {built}"),
+    );
+    lines.push(("kernels", kernels));
     lines.iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect()
 }
 
@@ -129,9 +159,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn kernels_are_listed() {
+        let table = kernel_table("layer_norm\tsm_80\t40\t128\t0\n");
+        assert!(table.lines().nth(1).is_some_and(|line| line.ends_with("40             128             0")));
+    }
+
+    #[test]
     fn every_machine_gets_an_answer() {
         let found = look();
         assert!(found.cores > 0 && found.cuda.is_some() != found.no_cuda.is_some());
-        assert!(render(&found).contains("kernels     none built in"));
+        assert_eq!(render(&found).contains("kernels     none"), kernels::IMAGES.is_empty());
     }
 }

@@ -1,5 +1,5 @@
 //! `gyrus embed`: features of scans, for other programs to learn from.
-use super::{inputs::Inputs, prepare::list};
+use super::{device::Device, inputs::Inputs, prepare::list};
 use crate::{
     data::Scan,
     file::write_whole,
@@ -30,6 +30,9 @@ pub struct Args {
     /// File to write: .safetensors or .csv.
     #[arg(long, short, value_name = "FILE")]
     pub out: PathBuf,
+    /// The machine that computes.
+    #[arg(long, value_name = "auto|cpu|cuda[:N]", default_value_t)]
+    pub device: Device,
 }
 
 /// Runs the command.
@@ -43,11 +46,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         return Err(format!("{}: give --out the ending .safetensors or .csv", args.out.display()).into());
     }
     let model = Checkpoint::read(&args.model)?;
-    let mut embedder = Embedder::new(&model)?;
+    let mut embedder = Embedder::new(&model, &args.device.open()?)?;
     let (mut scans, mut features) = (Vec::new(), Vec::new());
     let skipped = Inputs::find(&args.inputs, None, &model.card)?.each(|inputs| {
         let fill = |i: usize, volume: &mut [f32]| volume.copy_from_slice(&inputs[i].volume);
-        features.extend(embedder.embed(inputs.len(), fill));
+        features.extend(embedder.embed(inputs.len(), fill)?);
         scans.extend(inputs.into_iter().map(|input| input.scan));
         Ok(())
     })?;

@@ -44,8 +44,10 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     };
     let cache = Cache::open(cache)?;
     let from = (from.as_os_str() != "scratch").then(|| Checkpoint::read(from)).transpose()?;
+    let device = args.run.device.open()?;
     let settings = run_folder::open(out, &args.run, &defaults)?;
-    let tested = finetune::finetune(&cache, from.as_ref(), &settings, args.folds, out, args.run.resume)?;
+    let (from_model, resume) = (from.as_ref(), args.run.resume);
+    let tested = finetune::finetune(&cache, from_model, &settings, args.folds, &device, out, resume)?;
     if tested.is_empty() {
         println!("{}: trained on all scans; nothing was held out to test on", out.display());
         return Ok(ExitCode::SUCCESS);

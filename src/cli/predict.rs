@@ -1,5 +1,6 @@
 //! `gyrus predict`: brain ages of new scans.
-use super::{inputs::Inputs, prepare::list};
+use super::{device::Device, inputs::Inputs, prepare::list};
+use crate::program;
 use crate::{
     study::{predictions, predictions::Prediction},
     train::{Card, Checkpoint, checkpoint::Task, infer::AgePredictor},
@@ -30,6 +31,9 @@ pub struct Args {
     /// The brain mask of the one scan that is given. Within a BIDS folder, the mask in derivatives is found.
     #[arg(long, value_name = "FILE")]
     pub mask: Option<PathBuf>,
+    /// The machine that computes.
+    #[arg(long, value_name = "auto|cpu|cuda[:N]", default_value_t)]
+    pub device: Device,
 }
 
 /// Runs the command.
@@ -38,7 +42,7 @@ pub struct Args {
 /// A model that cannot be read or predicts no ages; a cache prepared for another model; a table that cannot be
 /// written.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
-    let mut models = models(&args.model)?;
+    let mut models = models(&args.model, &args.device.open()?)?;
     let card = models[0].card.clone();
     let mut table = Vec::new();
     let skipped = Inputs::find(&args.inputs, args.mask.as_deref(), &card)?.each(|inputs| {
@@ -47,7 +51,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         let mut years = vec![0.0; inputs.len()];
         let share = 1.0 / models.len() as f64;
         for model in &mut models {
-            let predicted = model.predictor.predict(grid, inputs.len(), fill);
+            let predicted = model.predictor.predict(grid, inputs.len(), fill)?;
             years.iter_mut().zip(predicted).for_each(|(sum, y)| *sum += share * y);
         }
         for (input, predicted_age) in inputs.into_iter().zip(years) {
@@ -96,7 +100,7 @@ struct Model {
 }
 
 /// The model at `path`, or those of all folds of a cross-validated run.
-fn models(path: &Path) -> Result<Vec<Model>, Box<dyn Error>> {
+fn models(path: &Path, device: &program::Device) -> Result<Vec<Model>, Box<dyn Error>> {
     let folds: Vec<PathBuf> =
         (1..).map(|fold| path.join(format!("fold-{fold}"))).take_while(|folder| folder.is_dir()).collect();
     if !folds.is_empty() && !path.join("predictions.csv").exists() {
@@ -104,12 +108,12 @@ fn models(path: &Path) -> Result<Vec<Model>, Box<dyn Error>> {
         return Err(format!("{path}: its cross-validation is unfinished; finish it with --resume").into());
     }
     let paths = if folds.is_empty() { vec![path.to_owned()] } else { folds };
-    paths.iter().map(|path| model(path)).collect()
+    paths.iter().map(|path| model(path, device)).collect()
 }
 
-fn model(path: &Path) -> Result<Model, Box<dyn Error>> {
+fn model(path: &Path, device: &program::Device) -> Result<Model, Box<dyn Error>> {
     let checkpoint = Checkpoint::read(path)?;
-    let predictor = AgePredictor::new(&checkpoint)?;
+    let predictor = AgePredictor::new(&checkpoint, device)?;
     let Task::BrainAge { head, .. } = checkpoint.card.task else {
         unreachable!("a predictor is made of nothing else")
     };

@@ -31,8 +31,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     };
     let cache = Cache::open(cache)?;
+    let device = args.run.device.open()?;
     let settings = run_folder::open(out, &args.run, &defaults)?;
-    let progress = pretrain::pretrain(&cache, &settings, out, args.run.resume)?;
+    let progress = pretrain::pretrain(&cache, &settings, &device, out, args.run.resume)?;
     let watched = progress.best.map_or(String::new(), |loss| {
         format!("; lowest watched loss {loss:.4} after epoch {}", progress.best_epoch)
     });

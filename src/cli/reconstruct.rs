@@ -1,5 +1,6 @@
 //! `gyrus reconstruct`: what a masked autoencoder sees, and what it makes of it.
 use super::{
+    device::Device,
     inputs::{Input, Inputs},
     prepare::list,
 };
@@ -42,6 +43,9 @@ pub struct Args {
     /// keep that, lie around the origin. Removed voxels are NaN in the masked one.
     #[arg(long)]
     pub nifti: bool,
+    /// The machine that computes.
+    #[arg(long, value_name = "auto|cpu|cuda[:N]", default_value_t)]
+    pub device: Device,
 }
 
 /// Runs the command.
@@ -51,13 +55,13 @@ pub struct Args {
 /// files that cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let model = Checkpoint::read(&args.model)?;
-    let mut reconstructor = Reconstructor::new(&model)?;
+    let mut reconstructor = Reconstructor::new(&model, &args.device.open()?)?;
     let mut inputs = Inputs::find(&args.inputs, None, &model.card)?;
     inputs.truncate(args.count as usize);
     let mut done: Vec<(Input, Reconstruction)> = Vec::new();
     let skipped = inputs.each(|inputs| {
         for input in inputs {
-            let made = reconstructor.reconstruct(&input.volume, args.seed, done.len() as u32);
+            let made = reconstructor.reconstruct(&input.volume, args.seed, done.len() as u32)?;
             done.push((input, made));
         }
         Ok(())

@@ -1,4 +1,5 @@
 //! The folder of a training run: made new, or taken up again with the settings it was begun with.
+use super::device::Device;
 use crate::error::{FileError, OnFile};
 use crate::file::write_whole;
 use crate::train::settings;
@@ -21,6 +22,9 @@ pub struct Options {
     /// Go on with the run in RUN from its last checkpoint; the result is the same to the bit.
     #[arg(long)]
     pub resume: bool,
+    /// The machine that computes.
+    #[arg(long, value_name = "auto|cpu|cuda[:N]", default_value_t)]
+    pub device: Device,
     /// Print all settings with their defaults, as TOML, and stop.
     #[arg(long)]
     pub defaults: bool,

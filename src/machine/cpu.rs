@@ -1,5 +1,6 @@
 //! The host's memory for one program: every tensor a span of one allocation.
 use super::Real;
+use half::f16;
 use std::cell::Cell;
 
 /// Where a tensor lies in the allocation, in bytes.
@@ -99,6 +100,12 @@ impl<F: Real> Mem<F> {
         self.readable(t.slot());
         self.slice(t.slot())
     }
+    /// A stored volume that the running operation declared it reads.
+    #[track_caller]
+    pub fn read_stored(&self, t: impl Slot) -> &[f16] {
+        self.readable(t.slot());
+        self.slice(t.slot())
+    }
     /// A tensor that the running operation declared it writes; it holds what was there before.
     #[track_caller]
     #[allow(
@@ -106,23 +113,19 @@ impl<F: Real> Mem<F> {
         reason = "handed out once per operation, disjoint from all else it touches"
     )]
     pub fn write(&self, t: impl Slot) -> &mut [F] {
-        let t = t.slot();
-        assert!(
-            self.permits[self.running].writes.contains(&t),
-            "slot {t} is not among what the operation writes"
-        );
-        assert!(!self.written[t].replace(true), "slot {t} is written twice by one operation");
-        let Span { at, len } = self.spans[t];
-        // SAFETY: in bounds and aligned (checked in `new`), initialised (zeroed at first, and every bit pattern is
-        // an `F`); exclusive: no other span of this operation meets it (`new`), it is handed out once
-        // (`written`), and slices of earlier operations are gone, since `begin` takes `&mut self`.
-        unsafe {
-            let base = self.lines.as_ptr().cast::<u8>().cast_mut().add(at);
-            std::slice::from_raw_parts_mut(base.cast(), len / size_of::<F>())
-        }
+        self.writable(t.slot())
+    }
+    /// An index tensor that the running operation declared it writes.
+    #[track_caller]
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "handed out once per operation, disjoint from all else it touches"
+    )]
+    pub fn write_indices(&self, t: impl Slot) -> &mut [u32] {
+        self.writable(t.slot())
     }
     /// The host's view of a tensor, between runs.
-    pub fn host(&self, t: impl Slot) -> &[F] {
+    pub fn host<T: bytemuck::Pod>(&self, t: impl Slot) -> &[T] {
         self.slice(t.slot())
     }
     /// The host's own access to a tensor of reals or indices, between runs.
@@ -136,9 +139,31 @@ impl<F: Real> Mem<F> {
             std::slice::from_raw_parts_mut(base.cast(), len / size_of::<T>())
         }
     }
-    /// Fills a dead tensor with NaN, so that reading it shows.
+    /// Fills a dead tensor with NaN (and the largest index), so that reading it shows.
     pub fn poison(&mut self, t: impl Slot) {
-        self.host_mut::<F>(t).fill(F::NAN);
+        self.host_mut::<u8>(t).fill(0xFF);
+    }
+
+    #[track_caller]
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "handed out once per operation, disjoint from all else it touches"
+    )]
+    fn writable<T: bytemuck::Pod>(&self, t: usize) -> &mut [T] {
+        assert!(
+            self.permits[self.running].writes.contains(&t),
+            "slot {t} is not among what the operation writes"
+        );
+        assert!(!self.written[t].replace(true), "slot {t} is written twice by one operation");
+        let Span { at, len } = self.spans[t];
+        assert!(at.is_multiple_of(align_of::<T>()));
+        // SAFETY: in bounds (checked in `new`) and aligned, initialised (zeroed at first, and every bit pattern is a
+        // `T`); exclusive: no other span of this operation meets it (`new`), it is handed out once (`written`), and
+        // slices of earlier operations are gone, since `begin` takes `&mut self`.
+        unsafe {
+            let base = self.lines.as_ptr().cast::<u8>().cast_mut().add(at);
+            std::slice::from_raw_parts_mut(base.cast(), len / size_of::<T>())
+        }
     }
 
     fn readable(&self, t: usize) {

@@ -27,6 +27,14 @@ pub enum Unavailable {
     /// libcuda is not installed.
     #[error("no NVIDIA driver library (libcuda) was found")]
     NoDriverLibrary,
+    /// There are fewer devices.
+    #[error("there is no CUDA device {ordinal}: the driver sees {devices}, counted from 0")]
+    NoSuchDevice {
+        /// The device asked for.
+        ordinal: usize,
+        /// How many there are.
+        devices: usize,
+    },
     /// The driver is there and says no.
     #[error("the NVIDIA driver answers: {0}")]
     Driver(#[from] DriverError),

@@ -33,8 +33,6 @@ pub trait Real:
     const ZERO: Self;
     /// One.
     const ONE: Self;
-    /// Not a number: what dead temporaries are filled with.
-    const NAN: Self;
     /// Minus infinity: the running maximum of nothing.
     const LOWEST: Self;
     /// The nearest value to `x`.
@@ -63,7 +61,6 @@ impl Real for f64 {
     const NAME: &'static str = "f64";
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
-    const NAN: Self = f64::NAN;
     const LOWEST: Self = f64::NEG_INFINITY;
     #[inline(always)]
     fn of(x: f64) -> Self {
@@ -109,7 +106,6 @@ impl Real for f32 {
     const NAME: &'static str = "f32";
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
-    const NAN: Self = f32::NAN;
     const LOWEST: Self = f32::NEG_INFINITY;
     #[inline(always)]
     fn of(x: f64) -> Self {

@@ -1,7 +1,7 @@
 //! Brain age: all patches through the encoder, the mean of the patch tokens, a new norm, a linear head.
 use super::vit::{self, Encoder};
 use crate::ops::{self, AgeLoss, age_loss::AgeLosses};
-use crate::tape::{Tape, Tensor};
+use crate::tape::{Dtype, Tape, Tensor};
 
 /// A brain-age model.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ impl BrainAge {
     /// Records the model for `batch` volumes, with drop path (as data) or without.
     pub fn record(&self, t: &mut Tape, batch: usize, drop_path: bool) -> Recorded {
         let [x, y, z] = self.encoder.grid;
-        let volume = t.input(&[batch, 1, x, y, z]);
+        let volume = t.input_as(&[batch, 1, x, y, z], Dtype::Activation);
         let ids = t.indices(&[batch, self.encoder.patches().tokens()]);
         let age = t.input(&[batch]);
         let branches = if drop_path { 2 * self.encoder.shape.depth } else { 0 };

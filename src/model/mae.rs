@@ -4,7 +4,7 @@
 //! loss asks for are predicted.
 use super::vit::{self, Encoder, Shape};
 use crate::ops::{self, reconstruction_loss::ReconstructionLoss};
-use crate::tape::{Tape, Tensor};
+use crate::tape::{Dtype, Tape, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// A masked autoencoder.
@@ -53,7 +53,7 @@ impl Mae {
     /// in training (L - K), all (L) to look at.
     pub fn record(&self, t: &mut Tape, batch: usize, predicted: usize) -> Recorded {
         let [x, y, z] = self.encoder.grid;
-        let volume = t.input(&[batch, 1, x, y, z]);
+        let volume = t.input_as(&[batch, 1, x, y, z], Dtype::Activation);
         let ids_keep = t.indices(&[batch, self.kept()]);
         let ids_restore = t.indices(&[batch, self.tokens()]);
         let ids_predict = t.indices(&[batch, predicted]);

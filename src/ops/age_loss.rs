@@ -3,11 +3,16 @@
 //! Medical Image Analysis 2021).
 //!
 //! Everything here is a few numbers a sample, computed in `f64` whatever the precision of the program.
+use crate::machine::cuda::{Arg, Launch, Result, Stream};
 use crate::machine::{Mem, Real};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
+use bytemuck::NoUninit;
 use libm::erf;
 use serde::{Deserialize, Serialize};
 use std::f64::consts::FRAC_1_SQRT_2;
+
+/// Warps of a block of kernels/age_loss.cu; each takes a sample.
+const WARPS: usize = 8;
 
 /// Equal age bins for a soft label.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,6 +53,18 @@ fn log_sum_exp(x: impl Iterator<Item = f64> + Clone) -> f64 {
     max + x.map(|x| (x - max).exp()).sum::<f64>().ln()
 }
 
+/// A loss as kernels/age_loss.cu takes it.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Loss {
+    threshold: f64,
+    first: f64,
+    step: f64,
+    sigma: f64,
+    kind: i32,
+    outputs: i32,
+}
+
 /// How far a prediction is from the age.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -66,6 +83,19 @@ impl AgeLoss {
     /// Values that a prediction has.
     pub fn outputs(&self) -> usize {
         if let AgeLoss::SoftLabel(bins) = self { bins.count } else { 1 }
+    }
+    /// As kernels take it.
+    fn argument(&self) -> Arg {
+        let alone = |kind, threshold| Loss { threshold, first: 0.0, step: 0.0, sigma: 0.0, kind, outputs: 1 };
+        Arg::bytes(&match *self {
+            AgeLoss::L1 => alone(0, 0.0),
+            AgeLoss::L2 => alone(1, 0.0),
+            AgeLoss::Huber(threshold) => alone(2, threshold),
+            AgeLoss::SoftLabel(Bins { first, step, count, sigma }) => {
+                let outputs = count.try_into().expect("fewer than 2³¹ bins");
+                Loss { threshold: 0.0, first, step, sigma, kind: 3, outputs }
+            }
+        })
     }
     /// The loss of one sample.
     fn value(&self, pred: impl Iterator<Item = f64> + Clone, age: f64) -> f64 {
@@ -121,7 +151,7 @@ pub fn age_loss(t: &mut Tape, pred: Tensor, age: Tensor, kind: AgeLoss) -> AgeLo
     let &[batch] = t.shape(age) else { panic!("age is [B], not {:?}", t.shape(age)) };
     t.expect_shape("pred", pred, &[batch, kind.outputs()]);
     let (loss, per_sample) = (t.temp(&[]), t.temp(&[batch]));
-    t.push(Age { pred, age, loss, per_sample, kind });
+    t.push(Age { pred, age, loss, per_sample, batch, kind });
     AgeLosses { loss, per_sample }
 }
 
@@ -131,6 +161,7 @@ struct Age {
     age: Tensor,
     loss: Tensor,
     per_sample: Tensor,
+    batch: usize,
     kind: AgeLoss,
 }
 
@@ -140,9 +171,20 @@ impl Op for Age {
     }
     fn vjp(&self, d: &mut Adjoint) {
         let Some(dloss) = d.of(self.loss) else { return };
-        let dpred = d.tape.like(self.pred);
+        let dpred = d.tape.activation_like(self.pred);
         d.tape.push(AgeGrad { of: *self, dloss, dpred });
         d.add(self.pred, dpred);
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let &Self { pred, age, loss, per_sample, batch, kind } = self;
+        s.launch(
+            Launch { kernel: "age_loss", grid: [batch.div_ceil(WARPS), 1, 1], block: 32 * WARPS, shared: 0 },
+            &[s.f32(pred).into(), s.f32(age).into(), s.f32(per_sample).into(), batch.into(), kind.argument()],
+        )?;
+        s.launch(
+            Launch { kernel: "age_loss_mean", grid: [1, 1, 1], block: 32 * WARPS, shared: 0 },
+            &[s.f32(per_sample).into(), s.f32(loss).into(), batch.into()],
+        )
     }
 }
 
@@ -170,6 +212,21 @@ struct AgeGrad {
 impl Op for AgeGrad {
     fn io(&self) -> Io {
         Io::new([self.dloss, self.of.pred, self.of.age], [self.dpred])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let Age { pred, age, batch, kind, .. } = self.of;
+        let grid = [batch.div_ceil(WARPS), 1, 1];
+        s.launch(
+            Launch { kernel: "age_loss_grad", grid, block: 32 * WARPS, shared: 0 },
+            &[
+                s.f32(self.dloss).into(),
+                s.f32(pred).into(),
+                s.f32(age).into(),
+                s.bf16(self.dpred).into(),
+                batch.into(),
+                kind.argument(),
+            ],
+        )
     }
 }
 

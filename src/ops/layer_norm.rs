@@ -2,13 +2,50 @@
 //!
 //! Forward keeps `mean` and `rstd` (one each per row); the gradient needs them, `x` and `gamma`, and adds the
 //! gradient that other readers of `x` have left: the skip connection's, in a transformer.
-use super::{ROWS, lanes, row_block};
+use super::{ROWS, assert_vectors, lanes, row_block};
+use crate::machine::cuda::{Launch, Result, Stream};
 use crate::machine::{Mem, Real};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 const EPS: f64 = 1e-6;
+
+/// Kernels for rows of at most `cols` columns.
+struct Kernels {
+    cols: usize,
+    forward: &'static str,
+    rows: usize, // that a warp of `forward` takes
+    grad: &'static str,
+    warps: usize, // of a block of `grad`
+}
+
+const fn kernels(
+    cols: usize,
+    forward: &'static str,
+    rows: usize,
+    grad: &'static str,
+    warps: usize,
+) -> Kernels {
+    Kernels { cols, forward, rows, grad, warps }
+}
+
+/// Laid out as in kernels/layer_norm.cu.
+const KERNELS: [Kernels; 5] = [
+    kernels(256, "layer_norm_256", 2, "layer_norm_grad_256", 24),
+    kernels(512, "layer_norm_512", 1, "layer_norm_grad_512", 24),
+    kernels(768, "layer_norm_768", 1, "layer_norm_grad_768", 16),
+    kernels(1024, "layer_norm_1024", 1, "layer_norm_grad_1024", 12),
+    kernels(2048, "layer_norm_2048", 1, "layer_norm_grad_2048", 8),
+];
+/// Warps of a block of the forward kernels.
+const WARPS: usize = 4;
+
+fn kernels_for(cols: usize) -> &'static Kernels {
+    assert_vectors("layer_norm", cols);
+    let fits = KERNELS.iter().find(|k| cols <= k.cols);
+    fits.unwrap_or_else(|| panic!("on a GPU layer_norm takes rows of at most 2048 elements, not {cols}"))
+}
 
 /// Records layer normalisation of the rows of `x` (`[.., cols]`) by `gamma` and `beta` (`[cols]`).
 #[track_caller]
@@ -17,8 +54,8 @@ pub fn layer_norm(t: &mut Tape, x: Tensor, gamma: Tensor, beta: Tensor) -> Tenso
     t.expect_shape("gamma", gamma, &[cols]);
     t.expect_shape("beta", beta, &[cols]);
     let rows = t.len(x) / cols;
-    let (y, mean, rstd) = (t.like(x), t.temp(&[rows]), t.temp(&[rows]));
-    t.push(LayerNorm { x, gamma, beta, y, mean, rstd, cols });
+    let (y, mean, rstd) = (t.activation_like(x), t.temp(&[rows]), t.temp(&[rows]));
+    t.push(LayerNorm { x, gamma, beta, y, mean, rstd, rows, cols });
     y
 }
 
@@ -30,6 +67,7 @@ struct LayerNorm {
     y: Tensor,
     mean: Tensor,
     rstd: Tensor,
+    rows: usize,
     cols: usize,
 }
 
@@ -40,13 +78,31 @@ impl Op for LayerNorm {
     fn vjp(&self, d: &mut Adjoint) {
         let Some(dy) = d.of(self.y) else { return };
         let skip = d.take(self.x);
-        let rows = d.tape.len(self.mean);
-        let (dx, dgamma, dbeta) = (d.tape.like(self.x), d.tape.like(self.gamma), d.tape.like(self.beta));
-        let partial = d.tape.temp(&[rows.div_ceil(ROWS), 2, self.cols]);
+        let dx = d.tape.activation_like(self.x);
+        let (dgamma, dbeta) = (d.tape.like(self.gamma), d.tape.like(self.beta));
+        let partial = d.tape.temp(&[self.rows.div_ceil(ROWS), 2, self.cols]);
         d.tape.push(LayerNormGrad { of: *self, dy, skip, dx, dgamma, dbeta, partial });
         d.add(self.x, dx);
         d.add(self.gamma, dgamma);
         d.add(self.beta, dbeta);
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let &Self { x, gamma, beta, y, mean, rstd, rows, cols } = self;
+        let kernels = kernels_for(cols);
+        let grid = [rows.div_ceil(WARPS * kernels.rows), 1, 1];
+        s.launch(
+            Launch { kernel: kernels.forward, grid, block: 32 * WARPS, shared: 0 },
+            &[
+                s.bf16(x).into(),
+                s.f32(gamma).into(),
+                s.f32(beta).into(),
+                s.bf16(y).into(),
+                s.f32(mean).into(),
+                s.f32(rstd).into(),
+                rows.into(),
+                cols.into(),
+            ],
+        )
     }
 }
 
@@ -93,7 +149,33 @@ impl Op for LayerNormGrad {
     fn io(&self) -> Io {
         let LayerNorm { x, gamma, mean, rstd, .. } = self.of;
         let reads = [Some(self.dy), Some(x), Some(gamma), Some(mean), Some(rstd), self.skip];
-        Io::new(reads, [self.dx, self.dgamma, self.dbeta, self.partial])
+        Io::new(reads, [self.dx, self.dgamma, self.dbeta]).scratch([self.partial])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let LayerNorm { x, gamma, mean, rstd, rows, cols, .. } = self.of;
+        let kernels = kernels_for(cols);
+        let blocks = rows.div_ceil(kernels.warps).min(s.processors());
+        let parts = s.workspace(blocks * 2 * cols * size_of::<f32>());
+        s.launch(
+            Launch { kernel: kernels.grad, grid: [blocks, 1, 1], block: 32 * kernels.warps, shared: 0 },
+            &[
+                s.bf16(self.dy).into(),
+                s.bf16(x).into(),
+                s.f32(gamma).into(),
+                s.f32(mean).into(),
+                s.f32(rstd).into(),
+                self.skip.map(|t| s.bf16(t)).into(),
+                s.bf16(self.dx).into(),
+                parts.into(),
+                rows.into(),
+                cols.into(),
+            ],
+        )?;
+        let grid = [(2 * cols).div_ceil(32), 1, 1];
+        s.launch(
+            Launch { kernel: "layer_norm_grad_sum", grid, block: 1024, shared: 0 },
+            &[parts.into(), s.f32(self.dgamma).into(), s.f32(self.dbeta).into(), blocks.into(), cols.into()],
+        )
     }
 }
 

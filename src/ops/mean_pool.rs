@@ -1,4 +1,6 @@
 //! `y[b] = mean over i in skip .. of x[b, i]`: the mean of the patch tokens, without the class token.
+use super::{WARP_COLS, assert_vectors};
+use crate::machine::cuda::{Launch, Result, Stream};
 use crate::machine::{Mem, Real};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use rayon::prelude::*;
@@ -8,8 +10,8 @@ use rayon::prelude::*;
 pub fn mean_pool(t: &mut Tape, x: Tensor, skip: usize) -> Tensor {
     let &[batch, length, dim] = t.shape(x) else { panic!("x is [B, T, D], not {:?}", t.shape(x)) };
     assert!(skip < length, "no tokens are left to pool: {length} less {skip}");
-    let y = t.temp(&[batch, dim]);
-    t.push(MeanPool { x, y, skip, length, dim });
+    let y = t.activation(&[batch, dim]);
+    t.push(MeanPool { x, y, skip, batch, length, dim });
     y
 }
 
@@ -18,6 +20,7 @@ struct MeanPool {
     x: Tensor,
     y: Tensor,
     skip: usize,
+    batch: usize,
     length: usize,
     dim: usize,
 }
@@ -28,9 +31,17 @@ impl Op for MeanPool {
     }
     fn vjp(&self, d: &mut Adjoint) {
         let Some(dy) = d.of(self.y) else { return };
-        let dx = d.tape.like(self.x);
+        let dx = d.tape.activation_like(self.x);
         d.tape.push(MeanPoolGrad { of: *self, dy, dx });
         d.add(self.x, dx);
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let &Self { x, y, skip, batch, length, dim } = self;
+        assert_vectors("mean_pool", dim);
+        s.launch(
+            Launch { kernel: "mean_pool", grid: [dim.div_ceil(WARP_COLS), batch, 1], block: 512, shared: 0 },
+            &[s.bf16(x).into(), s.bf16(y).into(), length.into(), skip.into(), dim.into()],
+        )
     }
 }
 
@@ -57,6 +68,17 @@ struct MeanPoolGrad {
 impl Op for MeanPoolGrad {
     fn io(&self) -> Io {
         Io::new([self.dy], [self.dx])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        const WARPS: usize = 8;
+        const ROWS: usize = 8; // that a warp writes
+        let MeanPool { skip, batch, length, dim, .. } = self.of;
+        assert_vectors("mean_pool", dim);
+        let grid = [length.div_ceil(WARPS * ROWS), dim.div_ceil(WARP_COLS), batch];
+        s.launch(
+            Launch { kernel: "mean_pool_grad", grid, block: 32 * WARPS, shared: 0 },
+            &[s.bf16(self.dy).into(), s.bf16(self.dx).into(), length.into(), skip.into(), dim.into()],
+        )
     }
 }
 

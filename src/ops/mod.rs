@@ -29,6 +29,15 @@ pub use tokens::{embed_tokens, gather_tokens, restore_tokens};
 
 use crate::machine::Real;
 
+/// Columns that a warp takes in kernels/*.cu: 32 lanes, 8 elements each.
+const WARP_COLS: usize = 256;
+
+/// Asserts that rows are a multiple of 8 long: kernels move 16 bytes of bf16 at a time.
+#[track_caller]
+fn assert_vectors(op: &str, width: usize) {
+    assert!(width.is_multiple_of(8), "on a GPU {op} takes rows of a multiple of 8 elements, not {width}");
+}
+
 /// Rows that one task of a row-wise operation takes: fixed, so that sums over rows do not depend on the threads.
 const ROWS: usize = 32;
 

@@ -1,13 +1,24 @@
 //! The optimiser's operations, each one pass over a flat range that holds every parameter (or every gradient,
 //! every moment): the gradient norm and its clip factor, AdamW, the moving average, gradient accumulation.
 use super::lanes;
+use crate::machine::cuda::{Arg, Launch, Result, Stream};
 use crate::machine::{Mem, Real};
 use crate::tape::{Define, Io, Op, Tape, Tensor};
+use bytemuck::{NoUninit, Pod, Zeroable};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 /// Elements that one task takes: fixed, so that sums do not depend on the threads.
 const BLOCK: usize = 1 << 15;
+
+/// Threads of a block of kernels/optimiser.cu.
+const THREADS: usize = 256;
+
+/// One pass over a flat range: a thread takes two vectors of 4 elements.
+fn pass(kernel: &'static str, len: usize) -> Launch {
+    assert!(len.is_multiple_of(4), "on a GPU {kernel} takes a multiple of 4 elements, not {len}");
+    Launch { kernel, grid: [len.div_ceil(THREADS * 2 * 4), 1, 1], block: THREADS, shared: 0 }
+}
 
 /// A gradient's norm and what to multiply it by.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +33,7 @@ pub struct Clip {
 pub fn grad_norm(t: &mut Tape, grads: Tensor, max_norm: f64) -> Clip {
     let (norm, factor) = (t.temp(&[]), t.temp(&[]));
     let partial = t.temp(&[t.len(grads).div_ceil(BLOCK)]);
-    t.push(GradNorm { grads, norm, factor, partial, max_norm });
+    t.push(GradNorm { grads, norm, factor, partial, len: t.len(grads), max_norm });
     Clip { norm, factor }
 }
 
@@ -32,12 +43,27 @@ struct GradNorm {
     norm: Tensor,
     factor: Tensor,
     partial: Tensor,
+    len: usize,
     max_norm: f64,
 }
 
 impl Op for GradNorm {
     fn io(&self) -> Io {
-        Io::new([self.grads], [self.norm, self.factor, self.partial])
+        Io::new([self.grads], [self.norm, self.factor]).scratch([self.partial])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let &Self { grads, norm, factor, len, max_norm, .. } = self;
+        // Blocks walk over the range, as many as run at a time; a thread has four vectors under way.
+        let blocks = len.div_ceil(THREADS * 4 * 4).min(s.processors() * 8);
+        let parts = s.workspace(blocks * size_of::<f32>());
+        s.launch(
+            Launch { grid: [blocks, 1, 1], ..pass("grad_norm", len) },
+            &[s.f32(grads).into(), parts.into(), len.into()],
+        )?;
+        s.launch(
+            Launch { kernel: "grad_norm_factor", grid: [1, 1, 1], block: THREADS, shared: 0 },
+            &[parts.into(), s.f32(norm).into(), s.f32(factor).into(), blocks.into(), max_norm.into()],
+        )
     }
 }
 
@@ -103,7 +129,7 @@ pub fn adamw(
     ranges: Vec<Range>,
 ) {
     t.expect_shape("schedule", schedule, &[3]);
-    t.push(AdamW { moments, factor, schedule, constants, ranges });
+    t.push(AdamW { moments, factor, schedule, constants, ranges, len: t.len(moments.params) });
 }
 
 #[derive(Debug)]
@@ -113,12 +139,90 @@ struct AdamW {
     schedule: Tensor,
     constants: AdamConstants,
     ranges: Vec<Range>,
+    len: usize,
 }
 
 impl Op for AdamW {
     fn io(&self) -> Io {
         let Moments { params, grads, m, v } = self.moments;
         Io::new([params, grads, m, v, self.factor, self.schedule], [params, m, v])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let Moments { params, grads, m, v } = self.moments;
+        s.launch(
+            pass("adamw", self.len),
+            &[
+                s.f32(params).into(),
+                s.bf16_copy(params).into(),
+                s.f32(grads).into(),
+                s.f32(m).into(),
+                s.f32(v).into(),
+                s.f32(self.factor).into(),
+                s.f32(self.schedule).into(),
+                self.len.into(),
+                Arg::bytes(&DeviceConstants::of(self.constants)),
+                Arg::bytes(&DeviceRanges::of(&self.ranges)),
+            ],
+        )
+    }
+}
+
+/// [`AdamConstants`] as kernels/optimiser.cu takes them.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct DeviceConstants {
+    betas: [f32; 2],
+    fresh: [f32; 2], // 1 - beta
+    eps: f32,
+}
+
+impl DeviceConstants {
+    fn of(AdamConstants { betas, eps }: AdamConstants) -> Self {
+        let fresh = betas.map(|b| (1.0 - b) as f32);
+        DeviceConstants { betas: betas.map(|b| b as f32), fresh, eps: eps as f32 }
+    }
+}
+
+/// A [`Range`] as kernels take it.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct DeviceRange {
+    from: u32,
+    to: u32,
+    decay: f32,
+    rate: f32,
+}
+
+/// All of them, in ascending order.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct DeviceRanges {
+    at: [DeviceRange; 64],
+    count: i32,
+}
+
+impl DeviceRanges {
+    fn of(ranges: &[Range]) -> Self {
+        assert!(
+            (1..=64).contains(&ranges.len()),
+            "on a GPU adamw takes 1 to 64 ranges, not {}",
+            ranges.len()
+        );
+        let mut at = [DeviceRange::zeroed(); 64];
+        for (at, r) in at.iter_mut().zip(ranges) {
+            assert!(
+                r.from.is_multiple_of(4) && r.to.is_multiple_of(4),
+                "on a GPU ranges are whole vectors: {r:?}"
+            );
+            let element = |n: usize| n.try_into().expect("fewer than 2³² parameters");
+            *at = DeviceRange {
+                from: element(r.from),
+                to: element(r.to),
+                decay: r.decay as f32,
+                rate: r.rate as f32,
+            };
+        }
+        DeviceRanges { at, count: ranges.len() as i32 }
     }
 }
 
@@ -175,7 +279,7 @@ fn adamw_update<F: Real>(p: &mut [F], g: &[F], m: &mut [F], v: &mut [F], u: Upda
 
 /// Records `average = decay average + (1 - decay) params`, with `decay: []` as data.
 pub fn ema(t: &mut Tape, params: Tensor, average: Tensor, decay: Tensor) {
-    t.push(Ema { params, average, decay });
+    t.push(Ema { params, average, decay, len: t.len(params) });
 }
 
 #[derive(Debug)]
@@ -183,11 +287,19 @@ struct Ema {
     params: Tensor,
     average: Tensor,
     decay: Tensor,
+    len: usize,
 }
 
 impl Op for Ema {
     fn io(&self) -> Io {
         Io::new([self.params, self.average, self.decay], [self.average])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let &Self { params, average, decay, len } = self;
+        s.launch(
+            pass("ema", len),
+            &[s.f32(params).into(), s.f32(average).into(), s.f32(decay).into(), len.into()],
+        )
     }
 }
 
@@ -202,7 +314,7 @@ impl<F: Real> Define<F> for Ema {
 
 /// Records `sum = keep sum + grads`, with `keep: []` as data: 0 starts a new sum.
 pub fn accumulate(t: &mut Tape, grads: Tensor, sum: Tensor, keep: Tensor) {
-    t.push(Accumulate { grads, sum, keep });
+    t.push(Accumulate { grads, sum, keep, len: t.len(grads) });
 }
 
 #[derive(Debug)]
@@ -210,11 +322,19 @@ struct Accumulate {
     grads: Tensor,
     sum: Tensor,
     keep: Tensor,
+    len: usize,
 }
 
 impl Op for Accumulate {
     fn io(&self) -> Io {
         Io::new([self.grads, self.sum, self.keep], [self.sum])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let &Self { grads, sum, keep, len } = self;
+        s.launch(
+            pass("accumulate", len),
+            &[s.f32(grads).into(), s.f32(sum).into(), s.f32(keep).into(), len.into()],
+        )
     }
 }
 

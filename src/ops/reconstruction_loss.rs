@@ -3,7 +3,8 @@
 //! "Masked autoencoders are scalable vision learners", 2022, and its published code).
 //!
 //! The target is computed from the volume where it is needed and never stored. With all weights zero the loss is 0.
-use super::{Patches, lanes};
+use super::{Patches, assert_vectors, lanes};
+use crate::machine::cuda::{Arg, Launch, Result, Stream};
 use crate::machine::{Mem, Real, scratch};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
@@ -37,8 +38,20 @@ pub fn reconstruction_loss(
     t.expect_shape("pred", pred, &[batch, count, patches.values()]);
     t.expect_shape("weight", weight, &[batch, count]);
     assert_eq!(t.info(ids).dtype, Dtype::Index);
-    let (loss, per_patch) = (t.temp(&[]), t.temp(&[batch, count]));
-    t.push(Reconstruction { pred, volume, ids, weight, loss, per_patch, patches, count, norm_pix });
+    let (loss, total, per_patch) = (t.temp(&[]), t.temp(&[]), t.temp(&[batch, count]));
+    t.push(Reconstruction {
+        pred,
+        volume,
+        ids,
+        weight,
+        loss,
+        total,
+        per_patch,
+        patches,
+        batch,
+        count,
+        norm_pix,
+    });
     ReconstructionLoss { loss, per_patch }
 }
 
@@ -49,8 +62,10 @@ struct Reconstruction {
     ids: Tensor,
     weight: Tensor,
     loss: Tensor,
+    total: Tensor, // sum w, []
     per_patch: Tensor,
     patches: Patches,
+    batch: usize,
     count: usize,
     norm_pix: bool,
 }
@@ -63,6 +78,26 @@ impl Reconstruction {
         if self.norm_pix {
             normalise_patch(target);
         }
+    }
+    /// The kernel for these patches, of the two that there are, without its grid: a thread takes four vectors of 8
+    /// values where there are enough, and the target of a patch is kept in shared memory, in bf16.
+    fn kernel(&self, [lines, voxels]: [&'static str; 2]) -> Launch {
+        const MOST_SHARED: usize = 99 << 10;
+        let Patches { channels, edge, .. } = self.patches;
+        let values = self.patches.values();
+        assert_vectors("reconstruction_loss", values);
+        assert!(2 * values <= MOST_SHARED, "on a GPU a patch has at most {} values", MOST_SHARED / 2);
+        Launch {
+            kernel: if channels == 1 && edge.is_multiple_of(8) { lines } else { voxels },
+            grid: [0, 1, 1],
+            block: values.div_ceil(4 * 8).next_multiple_of(32).clamp(64, 256),
+            shared: 2 * values,
+        }
+    }
+    /// What kernels are told of the patches.
+    fn geometry(&self) -> [Arg; 7] {
+        let Patches { channels, volume: [x, y, z], edge } = self.patches;
+        [self.count, channels, x, y, z, edge, usize::from(self.norm_pix)].map(Arg::from)
     }
 }
 
@@ -83,13 +118,37 @@ fn mean_squared_error<F: Real>(pred: &[F], target: &[F]) -> F {
 
 impl Op for Reconstruction {
     fn io(&self) -> Io {
-        Io::new([self.pred, self.volume, self.ids, self.weight], [self.loss, self.per_patch])
+        Io::new([self.pred, self.volume, self.ids, self.weight], [self.loss, self.total, self.per_patch])
     }
     fn vjp(&self, d: &mut Adjoint) {
         let Some(dloss) = d.of(self.loss) else { return };
-        let dpred = d.tape.like(self.pred);
+        let dpred = d.tape.activation_like(self.pred);
         d.tape.push(ReconstructionGrad { of: *self, dloss, dpred });
         d.add(self.pred, dpred);
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let &Self { pred, volume, ids, weight, loss, total, per_patch, batch, count, .. } = self;
+        // Blocks walk over the patches: as many as run at a time, 2048 threads a multiprocessor.
+        let launch = self.kernel(["reconstruction_loss_lines", "reconstruction_loss_voxels"]);
+        let blocks = (batch * count).min(s.processors() * 2048 / launch.block);
+        let parts = s.workspace(blocks * 2 * size_of::<f32>());
+        let tensors = [
+            s.bf16(pred).into(),
+            s.bf16(volume).into(),
+            s.indices(ids).into(),
+            s.f32(weight).into(),
+            s.f32(per_patch).into(),
+            parts.into(),
+            (batch * count).into(),
+        ];
+        s.launch(
+            Launch { grid: [blocks, 1, 1], ..launch },
+            &tensors.into_iter().chain(self.geometry()).collect::<Vec<_>>(),
+        )?;
+        s.launch(
+            Launch { kernel: "reconstruction_loss_mean", grid: [1, 1, 1], block: 256, shared: 0 },
+            &[parts.into(), s.f32(loss).into(), s.f32(total).into(), blocks.into()],
+        )
     }
 }
 
@@ -107,6 +166,7 @@ impl<F: Real> Define<F> for Reconstruction {
         let total = lanes([weight], |[w]| w);
         let sum = lanes([weight, per_patch], |[w, e]| w * e);
         loss[0] = if total == F::ZERO { F::ZERO } else { sum / total };
+        m.write(self.total)[0] = total;
     }
 }
 
@@ -120,17 +180,34 @@ struct ReconstructionGrad {
 
 impl Op for ReconstructionGrad {
     fn io(&self) -> Io {
-        let Reconstruction { pred, volume, ids, weight, .. } = self.of;
-        Io::new([self.dloss, pred, volume, ids, weight], [self.dpred])
+        let Reconstruction { pred, volume, ids, weight, total, .. } = self.of;
+        Io::new([self.dloss, total, pred, volume, ids, weight], [self.dpred])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let Reconstruction { pred, volume, ids, weight, total, batch, count, .. } = self.of;
+        let kernels = ["reconstruction_loss_grad_lines", "reconstruction_loss_grad_voxels"];
+        let tensors = [
+            s.f32(self.dloss).into(),
+            s.f32(total).into(),
+            s.bf16(pred).into(),
+            s.bf16(volume).into(),
+            s.indices(ids).into(),
+            s.f32(weight).into(),
+            s.bf16(self.dpred).into(),
+        ];
+        s.launch(
+            Launch { grid: [batch * count, 1, 1], ..self.of.kernel(kernels) },
+            &tensors.into_iter().chain(self.of.geometry()).collect::<Vec<_>>(),
+        )
     }
 }
 
 impl<F: Real> Define<F> for ReconstructionGrad {
     fn define(&self, m: &Mem<F>) {
-        let Reconstruction { pred, volume, ids, weight, patches, .. } = self.of;
+        let Reconstruction { pred, volume, ids, weight, total, patches, .. } = self.of;
         let (pred, volume, ids, weight) = (m.read(pred), m.read(volume), m.read_indices(ids), m.read(weight));
         let (dloss, dpred, values) = (m.read(self.dloss)[0], m.write(self.dpred), patches.values());
-        let total = lanes([weight], |[w]| w);
+        let total = m.read(total)[0];
         let unit = if total == F::ZERO { F::ZERO } else { dloss * F::of(2.0 / values as f64) / total };
         dpred.par_chunks_mut(values).zip(pred.par_chunks(values)).enumerate().for_each(
             |(i, (dpred, pred))| {

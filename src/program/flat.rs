@@ -37,9 +37,16 @@ impl Flat {
     }
 }
 
-/// Lays out the parameters of `t`, and their gradients, in the order they were recorded.
+/// Whether weight decay is for a parameter: for matrices, not for biases and norms.
+pub fn decays(name: &str, shape: &[usize]) -> bool {
+    shape.len() > 1 && !name.ends_with(".bias")
+}
+
+/// Lays out the parameters of `t`, and their gradients, in the order they were recorded, those that [decay](decays)
+/// first: alike ones side by side make few ranges.
 pub fn flatten(t: &mut Tape, gradients: &Gradients) -> Flat {
-    let params: Vec<Tensor> = t.with_role(Role::Param).collect();
+    let mut params: Vec<Tensor> = t.with_role(Role::Param).collect();
+    params.sort_by_key(|&p| !decays(t.info(p).name.as_deref().unwrap_or_default(), t.shape(p)));
     let mut len = 0;
     let places: Vec<(Tensor, usize)> = params
         .into_iter()

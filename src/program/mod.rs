@@ -1,14 +1,25 @@
 //! What is done to a recorded tape: it is differentiated, its parameters are laid out in one flat range, its
-//! temporaries are planned into one arena, and it is replayed; an optimiser is recorded behind a loss. Arrays with names come and go as safetensors.
+//! temporaries are planned into one arena, and a [`Machine`] replays it: [`Cpu`] on the host, [`Cuda`] on a device.
+//! An optimiser is recorded behind a loss. Arrays with names come and go as safetensors.
 pub mod arrays;
 pub mod autograd;
+pub mod cpu;
+pub mod cuda;
+pub mod device;
+pub mod feed;
 pub mod flat;
+pub mod machine;
 pub mod optimise;
 pub mod plan;
-pub mod run;
+pub mod trace;
 
 pub use arrays::{Array, Arrays};
 pub use autograd::{Gradients, backward};
+pub use cpu::Cpu;
+pub use cuda::Cuda;
+pub use device::Device;
+pub use feed::Volumes;
 pub use flat::{Flat, flatten};
+pub use machine::Machine;
 pub use optimise::{Optimiser, Recipe};
-pub use run::Cpu;
+pub use trace::{Traced, trace};

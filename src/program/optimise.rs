@@ -1,7 +1,9 @@
 //! The half of a training step that follows the loss: backward, accumulation, clipping, AdamW, moving average.
-use super::{Array, Arrays, Cpu, Flat, backward, flatten};
+use super::flat::{Flat, decays, flatten};
+use super::{Array, Arrays, Machine, backward};
+use crate::machine::{Real, cuda::Result};
 use crate::ops::optimiser::{AdamConstants, Clip, Moments, accumulate, adamw, ema, grad_norm};
-use crate::tape::{Precision, Tape, Tensor};
+use crate::tape::{Tape, Tensor};
 
 /// How parameters are updated.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -19,7 +21,7 @@ pub struct Recipe {
 }
 
 /// A recorded optimiser: operations `0..forward` compute the loss, those to `update` its gradients, the rest the
-/// update.
+/// update. All of them are one step.
 #[derive(Clone, Debug)]
 pub struct Optimiser {
     recipe: Recipe,
@@ -54,8 +56,7 @@ impl Optimiser {
             Moments { params: flat.params, grads, m: t.state("m", &[len]), v: t.state("v", &[len]) };
         let schedule = t.input(&[3]);
         let ranges = flat.ranges(t, |name, shape| {
-            let decays = shape.len() > 1 && !name.ends_with(".bias");
-            (if decays { recipe.weight_decay } else { 0.0 }, rate(name))
+            (if decays(name, shape) { recipe.weight_decay } else { 0.0 }, rate(name))
         });
         adamw(t, moments, clip.factor, schedule, AdamConstants { betas: recipe.betas, eps: 1e-8 }, ranges);
         let average = (recipe.ema > 0.0).then(|| {
@@ -70,59 +71,76 @@ impl Optimiser {
         vec![self.clip.norm]
     }
     /// Computes the loss alone.
-    pub fn evaluate<F: Precision>(&self, cpu: &mut Cpu<F>) {
-        cpu.run_ops(0..self.forward);
+    pub fn evaluate<M: Machine + ?Sized>(&self, machine: &mut M) -> Result<()> {
+        machine.run_ops(0..self.forward)
     }
     /// Computes the loss and its gradients for batch number `batch` of those that make one update.
-    pub fn differentiate<F: Precision>(&self, cpu: &mut Cpu<F>, batch: usize) {
-        cpu.write(self.dloss, &[F::of(1.0 / self.recipe.accumulate as f64)]);
-        if let Some((_, keep)) = self.sum {
-            cpu.write(keep, &[if batch == 0 { F::ZERO } else { F::ONE }]);
-        }
-        cpu.run_ops(0..self.update);
+    pub fn differentiate<M: Machine + ?Sized>(&self, machine: &mut M, batch: usize) -> Result<()> {
+        self.begin(machine, batch)?;
+        machine.run_ops(0..self.update)
     }
-    /// Updates the parameters at learning rate `rate`, as update number `step` (from 0). Returns the gradient norm.
-    pub fn update<F: Precision>(&self, cpu: &mut Cpu<F>, step: u64, rate: f64) -> f64 {
+    /// The same for the last of these batches; then updates the parameters at learning rate `rate`, as update number
+    /// `step` (from 0). Returns the gradient norm.
+    pub fn update<M: Machine + ?Sized>(&self, machine: &mut M, step: u64, rate: f64) -> Result<f64> {
+        self.begin(machine, self.recipe.accumulate - 1)?;
         let t = (step + 1) as f64;
         let [m, v] = self.recipe.betas.map(|b| 1.0 - b.powf(t));
-        cpu.write(self.schedule, &[rate, m, v].map(F::of));
+        machine.write(self.schedule, &[rate, m, v].map(M::Real::of))?;
         if let Some((average, decay)) = self.average {
             if step == 0 {
-                let params = cpu.read(self.flat.params).to_vec();
-                cpu.write(average, &params);
+                let params = machine.read(self.flat.params)?;
+                machine.write(average, &params)?;
             }
             // Short at first, so that the average forgets the random start.
-            cpu.write(decay, &[F::of(self.recipe.ema.min((1.0 + t) / (10.0 + t)))]);
+            machine.write(decay, &[M::Real::of(self.recipe.ema.min((1.0 + t) / (10.0 + t)))])?;
         }
-        cpu.run_ops(self.update..cpu.tape().ops().len());
-        cpu.read(self.clip.norm)[0].f64()
+        machine.run()?;
+        Ok(machine.read(self.clip.norm)?[0].f64())
+    }
+    fn begin<M: Machine + ?Sized>(&self, machine: &mut M, batch: usize) -> Result<()> {
+        machine.write(self.dloss, &[M::Real::of(1.0 / self.recipe.accumulate as f64)])?;
+        match self.sum {
+            Some((_, keep)) => machine.write(keep, &[if batch == 0 { M::Real::ZERO } else { M::Real::ONE }]),
+            None => Ok(()),
+        }
     }
     /// Runs `f` with the averaged parameters in place of the current ones, where an average is kept.
-    pub fn averaged<F: Precision, R>(&self, cpu: &mut Cpu<F>, f: impl FnOnce(&mut Cpu<F>) -> R) -> R {
-        let Some((average, _)) = self.average else { return f(cpu) };
-        let params = cpu.read(self.flat.params).to_vec();
-        let average = cpu.read(average).to_vec();
-        cpu.write(self.flat.params, &average);
-        let result = f(cpu);
-        cpu.write(self.flat.params, &params);
+    pub fn averaged<M: Machine + ?Sized, R>(
+        &self,
+        machine: &mut M,
+        f: impl FnOnce(&mut M) -> Result<R>,
+    ) -> Result<R> {
+        let Some((average, _)) = self.average else { return f(machine) };
+        let params = machine.read(self.flat.params)?;
+        let average = machine.read(average)?;
+        machine.write(self.flat.params, &average)?;
+        let result = f(machine);
+        machine.write(self.flat.params, &params)?;
         result
     }
     /// What has to be kept to go on later, beside the weights: moments and average, flat, by name.
-    pub fn state(&self, cpu: &Cpu<f32>) -> Arrays<f32> {
+    pub fn state<M: Machine + ?Sized>(&self, machine: &M) -> Result<Arrays<M::Real>> {
         let array = |(name, t): (&str, Tensor)| {
-            let data = cpu.read(t).to_vec();
-            (format!("optimiser.{name}"), Array { shape: vec![data.len()], data })
+            let data = machine.read(t)?;
+            Ok((format!("optimiser.{name}"), Array { shape: vec![data.len()], data }))
         };
         self.states().into_iter().map(array).collect()
     }
-    /// Takes up a state of [`state`](Self::state); `Err` names an array that is missing or of another length.
-    pub fn restore(&self, cpu: &mut Cpu<f32>, state: &Arrays<f32>) -> Result<(), String> {
+    /// Takes up a state of [`state`](Self::state). Returns the name of an array that is missing or of another length,
+    /// if there is one.
+    pub fn restore<M: Machine + ?Sized>(
+        &self,
+        machine: &mut M,
+        state: &Arrays<M::Real>,
+    ) -> Result<Option<String>> {
         for (name, t) in self.states() {
             let name = format!("optimiser.{name}");
-            let array = state.get(&name).filter(|a| a.data.len() == cpu.read(t).len()).ok_or(name)?;
-            cpu.write(t, &array.data);
+            match state.get(&name).filter(|a| a.data.len() == machine.tape().len(t)) {
+                Some(array) => machine.write(t, &array.data)?,
+                None => return Ok(Some(name)),
+            }
         }
-        Ok(())
+        Ok(None)
     }
     fn states(&self) -> Vec<(&'static str, Tensor)> {
         let average = self.average.map(|(t, _)| ("average", t));

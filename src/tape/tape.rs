@@ -1,18 +1,24 @@
 //! The recorded program, and what an operation is.
 use super::tensor::{Dtype, Info, Role, Tensor};
-use crate::machine::{Mem, Real};
+use crate::machine::{Mem, Real, cuda};
 use std::{any::type_name, collections::BTreeMap, fmt, sync::Arc};
 
 /// One step of a program, forward or backward.
 ///
-/// An operation is defined by loops that any machine can be held to ([`Define`]), and differentiated by recording
-/// more operations ([`vjp`](Op::vjp)). A machine with kernels of its own gets its launch beside these two, as a
-/// method of this trait.
+/// An operation is defined by loops that any machine can be held to ([`Define`]), differentiated by recording more
+/// operations ([`vjp`](Op::vjp)), and computed on a GPU by kernels that it launches ([`launch`](Op::launch)).
 pub trait Op: Define<f32> + Define<f64> + fmt::Debug + Send + Sync {
     /// The tensors it touches: the memory plan and the machines hold it to this list.
     fn io(&self) -> Io;
     /// Records the operations that carry gradients from its outputs to its inputs.
     fn vjp(&self, _: &mut Adjoint) {}
+    /// Launches its kernels. What is launched may depend on shapes alone: it is captured once and replayed.
+    ///
+    /// # Errors
+    /// An operation without kernels, or what the driver says.
+    fn launch(&self, _: &cuda::Stream) -> cuda::Result<()> {
+        Err(cuda::Error::NoKernelOf { op: self.name() })
+    }
     /// Multiplications and additions in its matrix products.
     fn flops(&self) -> u64 {
         0
@@ -53,6 +59,8 @@ pub struct Io {
     pub reads: Vec<Tensor>,
     /// Written, each in full; one that is read too is updated in place.
     pub writes: Vec<Tensor>,
+    /// Temporaries that the definition works in. Nobody else reads them; kernels have a workspace of their own.
+    pub scratch: Vec<Tensor>,
 }
 
 impl Io {
@@ -61,7 +69,12 @@ impl Io {
         reads: [impl Into<Option<Tensor>> + Copy; R],
         writes: [Tensor; W],
     ) -> Self {
-        Io { reads: reads.into_iter().filter_map(Into::into).collect(), writes: writes.into() }
+        let reads = reads.into_iter().filter_map(Into::into).collect();
+        Io { reads, writes: writes.into(), scratch: Vec::new() }
+    }
+    /// The same, with temporaries for the definition to work in.
+    pub fn scratch<const S: usize>(self, scratch: [Tensor; S]) -> Self {
+        Io { scratch: scratch.into(), ..self }
     }
 }
 
@@ -81,6 +94,10 @@ impl Tape {
     pub fn input(&mut self, shape: &[usize]) -> Tensor {
         self.tensor(shape, Role::Input, Dtype::Real, None)
     }
+    /// A tensor the host fills before a run, of elements other than [`Dtype::Real`].
+    pub fn input_as(&mut self, shape: &[usize], dtype: Dtype) -> Tensor {
+        self.tensor(shape, Role::Input, dtype, None)
+    }
     /// A tensor of indices the host fills before a run.
     pub fn indices(&mut self, shape: &[usize]) -> Tensor {
         self.tensor(shape, Role::Input, Dtype::Index, None)
@@ -97,14 +114,27 @@ impl Tape {
     pub fn state(&mut self, name: impl Into<String>, shape: &[usize]) -> Tensor {
         self.tensor(shape, Role::State, Dtype::Real, Some(name.into()))
     }
-    /// A tensor some operation will write.
+    /// A tensor some operation will write: few numbers, or such that have to be precise.
     pub fn temp(&mut self, shape: &[usize]) -> Tensor {
         self.tensor(shape, Role::Temp, Dtype::Real, None)
     }
-    /// A temporary shaped like `t`.
+    /// A tensor some operation will write: many numbers that others read.
+    pub fn activation(&mut self, shape: &[usize]) -> Tensor {
+        self.tensor(shape, Role::Temp, Dtype::Activation, None)
+    }
+    /// A tensor of indices some operation will write.
+    pub fn temp_indices(&mut self, shape: &[usize]) -> Tensor {
+        self.tensor(shape, Role::Temp, Dtype::Index, None)
+    }
+    /// A temporary of the shape and elements of `t`.
     pub fn like(&mut self, t: Tensor) -> Tensor {
+        let Info { shape, dtype, .. } = self.info(t).clone();
+        self.tensor(&shape, Role::Temp, dtype, None)
+    }
+    /// An activation of the shape of `t`.
+    pub fn activation_like(&mut self, t: Tensor) -> Tensor {
         let shape = self.shape(t).to_vec();
-        self.temp(&shape)
+        self.activation(&shape)
     }
     /// Makes `t` a part of `whole`, from element `at` on.
     ///

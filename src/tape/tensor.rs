@@ -25,10 +25,15 @@ impl Slot for Tensor {
 /// What a tensor's elements are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Dtype {
-    /// Numbers, in the machine's precision.
+    /// Numbers, in the machine's precision; `f32` on a GPU.
     Real,
+    /// Numbers that pass from operation to operation, in great numbers: `bf16` on a GPU, like [`Real`](Self::Real)
+    /// elsewhere.
+    Activation,
     /// Positions or counts, `u32` on every machine.
     Index,
+    /// Volumes as a cache keeps them, `f16` on every machine.
+    Stored,
 }
 
 /// Who writes a tensor, and so how long it lives.

@@ -4,7 +4,7 @@ use crate::data::{Cache, Fingerprint};
 use crate::image::Preprocessing;
 use crate::model::{Encoder, Mae};
 use crate::ops::AgeLoss;
-use crate::program::{Arrays, Cpu, arrays};
+use crate::program::{Arrays, Machine, arrays};
 use crate::tape::{Role, Tape};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -174,12 +174,12 @@ impl Checkpoint {
         let card = serde_json::to_string(card).expect("a card is plain data");
         Ok(arrays::write(path, arrays, &card)?)
     }
-    /// Loads every named weight of `cpu` from here, but for those whose names start with one of `new`.
+    /// Loads every named weight of `machine` from here, but for those whose names start with one of `new`.
     ///
     /// # Errors
-    /// A weight that is missing or of another shape.
-    pub fn load_into(&self, cpu: &mut Cpu<f32>, new: &[&str]) -> Result<(), Error> {
-        let tape: Tape = cpu.tape().clone();
+    /// A weight that is missing or of another shape; what a device says.
+    pub fn load_into(&self, machine: &mut dyn Machine<Real = f32>, new: &[&str]) -> Result<(), Error> {
+        let tape: Tape = machine.tape().clone();
         for t in tape.with_role(Role::Param).chain(tape.with_role(Role::Frozen)) {
             let info = tape.info(t);
             let name = info.name.as_deref().expect("weights have names");
@@ -194,7 +194,7 @@ impl Checkpoint {
                     format!("weight `{name}` has shape {:?}, the model {:?}", array.shape, info.shape);
                 return Err(problem(reason));
             }
-            cpu.write(t, &array.data);
+            machine.write(t, &array.data)?;
         }
         Ok(())
     }

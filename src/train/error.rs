@@ -1,5 +1,6 @@
 //! What can go wrong in a run.
 use crate::error::FileError;
+use crate::machine::cuda;
 use crate::program::arrays;
 use std::path::PathBuf;
 
@@ -23,6 +24,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The device could not be used.
+    #[error(transparent)]
+    Device(#[from] cuda::Error),
     /// Settings that do not fit together, or do not fit the data.
     #[error("{0}")]
     Setup(String),

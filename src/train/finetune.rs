@@ -3,16 +3,17 @@ use super::Error;
 use super::checkpoint::{Card, Checkpoint, Head, Progress, Task};
 use super::config::{Finetune, Training};
 use super::infer::AgePredictor;
-use super::pretrain::{fill_volumes, subjects};
+use super::pretrain::{batch_of_volumes, subjects};
 use super::readout::{self, Readout};
 use super::schedule::layer_scale;
-use super::session::{Draw, Job, Session};
+use super::session::{Computer, Draw, Job, Session};
 use crate::data::{Cache, Member, Split};
 use crate::error::OnFile;
+use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
 use crate::model::{Encoder, brain_age, brain_age::BrainAge, init};
 use crate::ops::Patches;
-use crate::program::{Arrays, Cpu, Optimiser};
+use crate::program::{Arrays, Device, Optimiser};
 use crate::tape::Tape;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -42,6 +43,7 @@ pub fn finetune(
     from: Option<&Checkpoint>,
     settings: &Finetune,
     folds: Option<usize>,
+    device: &Device,
     folder: &Path,
     resume: bool,
 ) -> Result<Vec<Tested>, Error> {
@@ -51,7 +53,7 @@ pub fn finetune(
         let few = format!("{} scans of the cache have an age: brain age needs at least 4", aged.len());
         return Err(Error::Setup(few + " (an `age` column in participants.tsv or in the manifest)"));
     }
-    let tuning = Tuning { cache, from, settings, resume };
+    let tuning = Tuning { cache, from, settings, device, resume };
     let Some(folds) = folds else {
         let (rows, held_out, split) = holdout(cache, &aged, &settings.train, folder)?;
         tuning.fit(&rows, &held_out, split, folder, "fine-tuning")?;
@@ -109,13 +111,15 @@ struct Tuning<'a> {
     cache: &'a Cache,
     from: Option<&'a Checkpoint>,
     settings: &'a Finetune,
+    device: &'a Device,
     resume: bool,
 }
 
 impl Tuning<'_> {
     /// Predictions for `rows` by the model in `folder`.
     fn test(&self, rows: &[usize], fold: Option<usize>, folder: &Path) -> Result<Vec<Tested>, Error> {
-        let years = AgePredictor::new(&Checkpoint::read(folder)?)?.predict_rows(self.cache, rows);
+        let years =
+            AgePredictor::new(&Checkpoint::read(folder)?, self.device)?.predict_rows(self.cache, rows)?;
         Ok(rows.iter().zip(years).map(|(&row, years)| Tested { row, years, fold }).collect())
     }
     /// Trains a model on `rows` in `folder`, watching it on `watched`.
@@ -144,18 +148,18 @@ impl Tuning<'_> {
         let optimiser = Optimiser::record(&mut tape, inputs.loss.loss, settings.train.recipe(), rate);
         let kept = [optimiser.kept(), vec![inputs.loss.loss, inputs.loss.per_sample]].concat();
         let first = init::first_weights(&tape, encoder.patches().grid(), settings.train.seed);
-        let mut cpu = Cpu::new(tape, &kept);
-        cpu.load(&first);
+        let mut machine = self.device.machine(tape, &kept)?;
+        machine.load(&first)?;
         if let Some(checkpoint) = self.from {
-            checkpoint.load_into(&mut cpu, &["fc_norm.", "head."])?;
+            checkpoint.load_into(&mut *machine, &["fc_norm.", "head."])?;
         }
         let ids: Vec<u32> = (0..batch).flat_map(|_| 0..encoder.patches().tokens() as u32).collect();
-        cpu.write_indices(inputs.ids, &ids);
+        machine.write_indices(inputs.ids, &ids)?;
         let pretrained_on = self.from.map_or(Vec::new(), |c| c.card.data.subjects.clone());
         let job = Finetuning { cache, settings, encoder, head, targets, inputs, rows, split, pretrained_on };
         let training = &settings.train;
         Session { job: &job, optimiser: &optimiser, training, batch, rows, watched, folder, title }
-            .run(&mut cpu, self.resume)
+            .run(&mut *machine, self.resume)
     }
 }
 
@@ -242,12 +246,13 @@ struct Finetuning<'a> {
 }
 
 impl Job for Finetuning<'_> {
-    fn fill(&self, cpu: &mut Cpu<f32>, rows: &[usize], draw: Draw) {
+    fn fill(&self, machine: &mut Computer, rows: &[usize], draw: Draw) -> cuda::Result<()> {
         let seed = self.settings.train.seed;
-        fill_volumes(cpu.input(self.inputs.volume), self.cache, rows, &self.settings.augment, seed, draw);
+        let volumes = batch_of_volumes(self.cache, rows, &self.settings.augment, seed, draw);
+        machine.write(self.inputs.volume, &volumes)?;
         let targets: Vec<f32> =
             rows.iter().map(|row| self.head.target(self.targets.years[row]) as f32).collect();
-        cpu.write(self.inputs.age, &targets);
+        machine.write(self.inputs.age, &targets)?;
         let depth = self.encoder.shape.depth;
         for (branch, &drop) in self.inputs.drops.iter().enumerate() {
             // timm's rule: the rate rises linearly over the blocks; what is kept is scaled up.
@@ -261,11 +266,12 @@ impl Job for Finetuning<'_> {
                 }
             };
             let factors: Vec<f32> = (0..rows.len()).map(factor).collect();
-            cpu.write(drop, &factors);
+            machine.write(drop, &factors)?;
         }
+        Ok(())
     }
-    fn sample_losses(&self, cpu: &Cpu<f32>) -> Vec<f64> {
-        cpu.read(self.inputs.loss.per_sample).iter().map(|&l| l.into()).collect()
+    fn sample_losses(&self, machine: &Computer) -> cuda::Result<Vec<f64>> {
+        Ok(machine.read(self.inputs.loss.per_sample)?.into_iter().map(f64::from).collect())
     }
     fn row_name(&self, row: usize) -> String {
         self.cache.scans()[row].scan.path.display().to_string()

@@ -3,9 +3,10 @@ use super::Error;
 use super::checkpoint::{Checkpoint, Head, Task};
 use super::readout::{self, Readout};
 use crate::data::Cache;
+use crate::machine::cuda;
 use crate::model::{Encoder, brain_age, brain_age::BrainAge};
 use crate::ops::{AgeLoss, Patches};
-use crate::program::Cpu;
+use crate::program::{Device, Machine};
 use crate::tape::Tape;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -15,32 +16,45 @@ const BATCH: usize = 8;
 
 /// An encoder over whole volumes.
 struct Forward {
-    cpu: Cpu<f32>,
+    machine: Box<dyn Machine<Real = f32>>,
     inputs: brain_age::Recorded,
     batch: usize,
 }
 
 impl Forward {
-    fn new(checkpoint: &Checkpoint, encoder: Encoder, loss: AgeLoss, new: &[&str]) -> Result<Self, Error> {
+    fn new(
+        checkpoint: &Checkpoint,
+        device: &Device,
+        encoder: Encoder,
+        loss: AgeLoss,
+        new: &[&str],
+    ) -> Result<Self, Error> {
         let mut tape = Tape::default();
         let inputs = BrainAge { encoder, loss }.record(&mut tape, BATCH, false);
-        let mut cpu = Cpu::new(tape, &[inputs.features, inputs.pred]);
-        checkpoint.load_into(&mut cpu, new)?;
+        let mut machine = device.machine(tape, &[inputs.features, inputs.pred])?;
+        checkpoint.load_into(&mut *machine, new)?;
         let tokens = encoder.patches().tokens() as u32;
-        cpu.write_indices(inputs.ids, &(0..BATCH).flat_map(|_| 0..tokens).collect::<Vec<u32>>());
-        Ok(Forward { cpu, inputs, batch: BATCH })
+        machine.write_indices(inputs.ids, &(0..BATCH).flat_map(|_| 0..tokens).collect::<Vec<u32>>())?;
+        Ok(Forward { machine, inputs, batch: BATCH })
     }
     /// Computes `count` volumes, which `fill` writes by number, and calls `take` with each one's number and the
     /// machine's outputs for it: features and predictions.
-    fn each(&mut self, count: usize, fill: impl Fn(usize, &mut [f32]), mut take: impl FnMut(&[f32], &[f32])) {
+    fn each(
+        &mut self,
+        count: usize,
+        fill: impl Fn(usize, &mut [f32]),
+        mut take: impl FnMut(&[f32], &[f32]),
+    ) -> cuda::Result<()> {
+        let mut volumes = vec![0.0; self.machine.tape().len(self.inputs.volume)];
         for from in (0..count).step_by(self.batch) {
             let to = (from + self.batch).min(count);
-            let volumes = self.cpu.input(self.inputs.volume);
             let len = volumes.len() / self.batch;
             // The rest of a last batch keeps what was there before: its outputs are not read.
             volumes.chunks_exact_mut(len).zip(from..to).for_each(|(volume, i)| fill(i, volume));
-            self.cpu.run();
-            let (features, pred) = (self.cpu.read(self.inputs.features), self.cpu.read(self.inputs.pred));
+            self.machine.write(self.inputs.volume, &volumes)?;
+            self.machine.run()?;
+            let features = self.machine.read(self.inputs.features)?;
+            let pred = self.machine.read(self.inputs.pred)?;
             let (dim, outputs) = (features.len() / self.batch, pred.len() / self.batch);
             features
                 .chunks_exact(dim)
@@ -48,6 +62,7 @@ impl Forward {
                 .take(to - from)
                 .for_each(|(f, p)| take(f, p));
         }
+        Ok(())
     }
 }
 
@@ -63,7 +78,7 @@ impl AgePredictor {
     ///
     /// # Errors
     /// A model that does not predict ages, or whose weights do not fit.
-    pub fn new(checkpoint: &Checkpoint) -> Result<Self, Error> {
+    pub fn new(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
         let Task::BrainAge { encoder, head } = checkpoint.card.task else {
             let reason = "it is a pretrained model, which predicts no ages; fine-tune it first".to_owned();
             return Err(Error::Checkpoint { path: checkpoint.path.clone(), reason });
@@ -72,16 +87,20 @@ impl AgePredictor {
         let readout =
             |patches| Readout::of_arrays(&checkpoint.arrays, patches).map(|r| (r, patches)).map_err(problem);
         let readout = head.readout.then(|| readout(encoder.patches())).transpose()?;
-        Ok(AgePredictor { forward: Forward::new(checkpoint, encoder, head.loss, &[])?, head, readout })
+        let forward = Forward::new(checkpoint, device, encoder, head.loss, &[])?;
+        Ok(AgePredictor { forward, head, readout })
     }
     /// Ages in years of `count` volumes, which `fill` writes by number. The network sees a volume as it is and
     /// mirrored, and the mean of the two is taken: sides were exchanged at random in training too.
+    ///
+    /// # Errors
+    /// What the device says.
     pub fn predict(
         &mut self,
         grid: [usize; 3],
         count: usize,
         fill: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> Vec<f64> {
+    ) -> cuda::Result<Vec<f64>> {
         let read = |i: usize| {
             self.readout.as_ref().map_or(0.0, |(readout, patches)| {
                 let mut volume = vec![0.0; patches.volume_len()];
@@ -97,11 +116,14 @@ impl AgePredictor {
                 mirror(volume, grid);
             }
         };
-        self.forward.each(2 * count, both, |_, outputs| years.push(self.head.years(outputs)));
-        said.iter().zip(years.as_chunks::<2>().0).map(|(said, [a, b])| said + 0.5 * (a + b)).collect()
+        self.forward.each(2 * count, both, |_, outputs| years.push(self.head.years(outputs)))?;
+        Ok(said.iter().zip(years.as_chunks::<2>().0).map(|(said, [a, b])| said + 0.5 * (a + b)).collect())
     }
     /// Ages in years of rows of a cache.
-    pub fn predict_rows(&mut self, cache: &Cache, rows: &[usize]) -> Vec<f64> {
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn predict_rows(&mut self, cache: &Cache, rows: &[usize]) -> cuda::Result<Vec<f64>> {
         self.predict(cache.grid(), rows.len(), |i, volume| cache.volume(rows[i]).convert_to_f32_slice(volume))
     }
 }
@@ -125,14 +147,18 @@ impl Embedder {
     ///
     /// # Errors
     /// Weights that do not fit.
-    pub fn new(checkpoint: &Checkpoint) -> Result<Self, Error> {
+    pub fn new(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
         let new = ["fc_norm.", "head."];
-        Ok(Embedder { forward: Forward::new(checkpoint, checkpoint.card.task.encoder(), AgeLoss::L1, &new)? })
+        let encoder = checkpoint.card.task.encoder();
+        Ok(Embedder { forward: Forward::new(checkpoint, device, encoder, AgeLoss::L1, &new)? })
     }
     /// Features `[D]` of each of `count` volumes, which `fill` writes by number.
-    pub fn embed(&mut self, count: usize, fill: impl Fn(usize, &mut [f32])) -> Vec<Vec<f32>> {
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn embed(&mut self, count: usize, fill: impl Fn(usize, &mut [f32])) -> cuda::Result<Vec<Vec<f32>>> {
         let mut all = Vec::with_capacity(count);
-        self.forward.each(count, fill, |features, _| all.push(features.to_vec()));
-        all
+        self.forward.each(count, fill, |features, _| all.push(features.to_vec()))?;
+        Ok(all)
     }
 }

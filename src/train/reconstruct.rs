@@ -2,14 +2,15 @@
 use super::Error;
 use super::checkpoint::{Checkpoint, Task};
 use crate::image::BACKGROUND;
+use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
 use crate::model::{Mae, mae};
-use crate::program::Cpu;
+use crate::program::{Device, Machine};
 use crate::tape::Tape;
 
 /// A masked autoencoder, ready to fill in what is removed.
 pub struct Reconstructor {
-    cpu: Cpu<f32>,
+    machine: Box<dyn Machine<Real = f32>>,
     inputs: mae::Recorded,
     mae: Mae,
 }
@@ -34,17 +35,17 @@ impl Reconstructor {
     ///
     /// # Errors
     /// A model that reconstructs nothing, or whose weights do not fit.
-    pub fn new(checkpoint: &Checkpoint) -> Result<Self, Error> {
+    pub fn new(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
         let Task::Pretraining(mae) = checkpoint.card.task else {
             let reason = "it predicts ages; only a pretrained model reconstructs".to_owned();
             return Err(Error::Checkpoint { path: checkpoint.path.clone(), reason });
         };
         let mut tape = Tape::default();
         let inputs = mae.record(&mut tape, 1, mae.tokens());
-        let mut cpu = Cpu::new(tape, &[inputs.pred]);
-        checkpoint.load_into(&mut cpu, &[])?;
-        cpu.write_indices(inputs.ids_predict, &(0..mae.tokens() as u32).collect::<Vec<u32>>());
-        Ok(Reconstructor { cpu, inputs, mae })
+        let mut machine = device.machine(tape, &[inputs.pred])?;
+        checkpoint.load_into(&mut *machine, &[])?;
+        machine.write_indices(inputs.ids_predict, &(0..mae.tokens() as u32).collect::<Vec<u32>>())?;
+        Ok(Reconstructor { machine, inputs, mae })
     }
 
     /// Whether each removed patch is given its true mean and SD: the model was trained without them (`norm_pix`), so
@@ -54,20 +55,23 @@ impl Reconstructor {
     }
 
     /// Removes patches of `volume` as `seed` says for sample `number`, and fills them in.
-    pub fn reconstruct(&mut self, volume: &[f32], seed: u64, number: u32) -> Reconstruction {
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn reconstruct(&mut self, volume: &[f32], seed: u64, number: u32) -> cuda::Result<Reconstruction> {
         let mut random = Philox::new(seed, Purpose::Mask, 0, number);
         let noise: Vec<f64> = (0..self.mae.tokens()).map(|_| random.uniform().into()).collect();
         let masking = mae::random_masking(&noise, self.mae.kept());
-        self.cpu.input(self.inputs.volume).copy_from_slice(volume);
-        self.cpu.write_indices(self.inputs.ids_keep, masking.ids_keep());
-        self.cpu.write_indices(self.inputs.ids_restore, &masking.ids_restore);
-        self.cpu.run();
+        self.machine.write(self.inputs.volume, volume)?;
+        self.machine.write_indices(self.inputs.ids_keep, masking.ids_keep())?;
+        self.machine.write_indices(self.inputs.ids_restore, &masking.ids_restore)?;
+        self.machine.run()?;
 
         let patches = self.mae.encoder.patches();
         let (mut masked, mut made) = (volume.to_vec(), volume.to_vec());
         let mut original = vec![0.0; patches.values()];
         let (mut sum, mut count) = (0.0, 0_usize);
-        let pred = self.cpu.read(self.inputs.pred);
+        let pred = self.machine.read(self.inputs.pred)?;
         for &id in masking.ids_removed() {
             let id = id as usize;
             patches.patchify(volume, id, &mut original);
@@ -90,7 +94,7 @@ impl Reconstructor {
         let brain = || volume.iter().copied().filter(|&v| v > BACKGROUND);
         let range = brain().fold(f32::MIN, f32::max) - brain().fold(f32::MAX, f32::min);
         let psnr = 10.0 * (f64::from(range).powi(2) / mse).log10();
-        Reconstruction { masked, volume: made, mse, psnr }
+        Ok(Reconstruction { masked, volume: made, mse, psnr })
     }
 }
 

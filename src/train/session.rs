@@ -6,8 +6,9 @@ use super::checkpoint::{Card, Checkpoint, Progress};
 use super::config::Training;
 use super::log::Log;
 use super::{Error, schedule::learning_rate};
+use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
-use crate::program::{Arrays, Cpu, Optimiser};
+use crate::program::{Arrays, Machine, Optimiser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -22,12 +23,15 @@ pub enum Draw {
     Watch,
 }
 
+/// A machine as training sees it.
+pub type Computer = dyn Machine<Real = f32>;
+
 /// What differs between pretraining and fine-tuning.
 pub trait Job {
     /// Fills the inputs with these rows of the cache, as many as the batch holds.
-    fn fill(&self, cpu: &mut Cpu<f32>, rows: &[usize], draw: Draw);
+    fn fill(&self, machine: &mut Computer, rows: &[usize], draw: Draw) -> cuda::Result<()>;
     /// The loss of each sample of the batch, as the last run left it.
-    fn sample_losses(&self, cpu: &Cpu<f32>) -> Vec<f64>;
+    fn sample_losses(&self, machine: &Computer) -> cuda::Result<Vec<f64>>;
     /// How a row is called in messages.
     fn row_name(&self, row: usize) -> String;
     /// What a model file of this run says of itself.
@@ -68,16 +72,17 @@ impl Session<'_> {
     ///
     /// # Errors
     /// A loss that is not finite; files that cannot be written, or a checkpoint that does not fit.
-    pub fn run(&self, cpu: &mut Cpu<f32>, resume: bool) -> Result<Progress, Error> {
+    pub fn run(&self, machine: &mut Computer, resume: bool) -> Result<Progress, Error> {
         let mut progress = Progress::default();
         let last = self.folder.join("last.safetensors");
         if resume && last.exists() {
             let checkpoint = Checkpoint::read(&last)?;
-            checkpoint.load_into(cpu, &[])?;
-            self.optimiser.restore(cpu, &checkpoint.arrays).map_err(|name| Error::Checkpoint {
-                path: last.clone(),
-                reason: format!("`{name}` is missing or does not fit: was it written with other settings?"),
-            })?;
+            checkpoint.load_into(machine, &[])?;
+            if let Some(name) = self.optimiser.restore(machine, &checkpoint.arrays)? {
+                let reason =
+                    format!("`{name}` is missing or does not fit: was it written with other settings?");
+                return Err(Error::Checkpoint { path: last, reason });
+            }
             progress = checkpoint.card.progress;
         }
         let mut log = match progress.steps {
@@ -89,8 +94,8 @@ impl Session<'_> {
             if self.out_of_patience(&progress) {
                 break;
             }
-            let loss = self.epoch(cpu, epoch, &mut progress, &mut log, &bar)?;
-            let watched = self.watch(cpu);
+            let loss = self.epoch(machine, epoch, &mut progress, &mut log, &bar)?;
+            let watched = self.watch(machine)?;
             if let Some(watched) = watched {
                 log.write(progress.steps - 1, &[("epoch", epoch as f64 + 1.0), ("watched_loss", watched)])?;
             }
@@ -103,11 +108,11 @@ impl Session<'_> {
                 || progress.epochs.is_multiple_of(self.training.checkpoint_epochs)
                 || self.out_of_patience(&progress);
             if better || (watched.is_none() && checkpoint) {
-                self.write_model(cpu, progress)?;
+                self.write_model(machine, progress)?;
             }
             if checkpoint {
-                let mut arrays = cpu.weights();
-                arrays.extend(self.optimiser.state(cpu));
+                let mut arrays = machine.weights()?;
+                arrays.extend(self.optimiser.state(machine)?);
                 Checkpoint::write(&last, &self.job.card(progress), &arrays)?;
             }
             bar.epoch(progress, loss, watched);
@@ -122,7 +127,7 @@ impl Session<'_> {
     /// One epoch of updates; returns its mean loss.
     fn epoch(
         &self,
-        cpu: &mut Cpu<f32>,
+        machine: &mut Computer,
         epoch: usize,
         progress: &mut Progress,
         log: &mut Log,
@@ -137,16 +142,19 @@ impl Session<'_> {
         let mut sum = 0.0;
         for _ in 0..updates {
             let (step, start) = (progress.steps, Instant::now());
-            let mut loss = 0.0;
+            let rate = learning_rate(step, total, warmup, training.lr, training.min_lr);
+            let (mut loss, mut norm) = (0.0, 0.0);
             for batch in 0..training.accumulate {
                 let rows: Vec<usize> = order.by_ref().take(self.batch).collect();
                 let draw = Draw::Learn(step * training.accumulate as u64 + batch as u64);
-                self.job.fill(cpu, &rows, draw);
-                self.optimiser.differentiate(cpu, batch);
-                loss += self.finite_loss(cpu, &rows, step)? / training.accumulate as f64;
+                self.job.fill(machine, &rows, draw)?;
+                if batch + 1 < training.accumulate {
+                    self.optimiser.differentiate(machine, batch)?;
+                } else {
+                    norm = self.optimiser.update(machine, step, rate)?;
+                }
+                loss += self.finite_loss(machine, &rows, step)? / training.accumulate as f64;
             }
-            let rate = learning_rate(step, total, warmup, training.lr, training.min_lr);
-            let norm = self.optimiser.update(cpu, step, rate);
             log.write(step, &[("loss", loss), ("lr", rate), ("grad_norm", norm)])?;
             bar.update(loss, self.batch * training.accumulate, start.elapsed());
             progress.steps += 1;
@@ -155,8 +163,8 @@ impl Session<'_> {
         Ok(sum / updates as f64)
     }
     /// The batch's mean loss, or an error that names the scans it is not finite for.
-    fn finite_loss(&self, cpu: &Cpu<f32>, rows: &[usize], step: u64) -> Result<f64, Error> {
-        let losses = self.job.sample_losses(cpu);
+    fn finite_loss(&self, machine: &Computer, rows: &[usize], step: u64) -> Result<f64, Error> {
+        let losses = self.job.sample_losses(machine)?;
         let loss = losses.iter().sum::<f64>() / losses.len() as f64;
         if loss.is_finite() {
             return Ok(loss);
@@ -173,25 +181,25 @@ impl Session<'_> {
         };
         Err(Error::NotFinite { step, culprit })
     }
-    /// The mean loss of the watched rows, of the weights that would be kept.
-    fn watch(&self, cpu: &mut Cpu<f32>) -> Option<f64> {
+    /// The mean loss of the watched rows with the weights that would be kept.
+    fn watch(&self, machine: &mut Computer) -> cuda::Result<Option<f64>> {
         if self.watched.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let sum = self.optimiser.averaged(cpu, |cpu| {
+        let sum = self.optimiser.averaged(machine, |machine| {
             let mut sum = 0.0;
             for rows in self.watched.chunks(self.batch) {
                 let full: Vec<usize> = rows.iter().copied().cycle().take(self.batch).collect();
-                self.job.fill(cpu, &full, Draw::Watch);
-                self.optimiser.evaluate(cpu);
-                sum += self.job.sample_losses(cpu)[..rows.len()].iter().sum::<f64>();
+                self.job.fill(machine, &full, Draw::Watch)?;
+                self.optimiser.evaluate(machine)?;
+                sum += self.job.sample_losses(machine)?[..rows.len()].iter().sum::<f64>();
             }
-            sum
-        });
-        Some(sum / self.watched.len() as f64)
+            Ok(sum)
+        })?;
+        Ok(Some(sum / self.watched.len() as f64))
     }
-    fn write_model(&self, cpu: &mut Cpu<f32>, progress: Progress) -> Result<(), Error> {
-        let mut weights = self.optimiser.averaged(cpu, |cpu| cpu.weights());
+    fn write_model(&self, machine: &mut Computer, progress: Progress) -> Result<(), Error> {
+        let mut weights = self.optimiser.averaged(machine, |machine| machine.weights())?;
         weights.extend(self.job.extras());
         Checkpoint::write(&self.folder.join("model.safetensors"), &self.job.card(progress), &weights)
     }

@@ -56,7 +56,7 @@ impl Training {
             cpu.write(t, &weights[&name].data);
         }
         let mut random = Philox::new(1, Purpose::Test, 0, 0);
-        cpu.input(m.volume).iter_mut().for_each(|v| *v = random.normal());
+        cpu.view(m.volume).iter_mut().for_each(|v| *v = random.normal());
         let noise = |_| (0..mae.tokens()).map(|_| random.uniform().into()).collect::<Vec<f64>>();
         let masks: Vec<_> = (0..batch).map(noise).map(|noise| random_masking(&noise, mae.kept())).collect();
         let ids = |f: fn(&gyrus::model::mae::Masking) -> &[u32]| -> Vec<u32> {

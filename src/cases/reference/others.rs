@@ -4,7 +4,7 @@ use super::{Errors, Gradient};
 use crate::model::brain_age::BrainAge;
 use crate::ops::{self, AgeLoss};
 use crate::program::{Cpu, backward};
-use crate::tape::{Precision, Tape, Tensor};
+use crate::tape::{Dtype, Precision, Tape, Tensor};
 
 /// Forward and backward of the brain-age model under L1, nothing dropped.
 pub(super) fn fine_tuning<F: Precision>(folder: &Folder, errors: &mut Errors) -> Result<(), Error> {
@@ -74,7 +74,7 @@ pub(super) fn attention_over_padded_keys<F: Precision>(
     let qkv = t.param("qkv", &[batch, length, 3 * heads * width]);
     let lengths = t.indices(&[batch]);
     let y = ops::attention(&mut t, qkv, heads, Some(lengths));
-    let dy = t.input(&[batch, length, heads * width]);
+    let dy = t.input_as(&[batch, length, heads * width], Dtype::Activation);
     let gradients = backward(&mut t, &[(y, dy)]);
     let dqkv = gradients[&qkv];
     let mut cpu = Cpu::<F>::new(t, &[y, dqkv]);

@@ -1,0 +1,270 @@
+// Shared memory and what writes to it beside the threads: cp.async, mbarrier, TMA.
+#include "runtime.hpp"
+
+namespace emu {
+
+void* dynamic_shared() {
+  return me().block->shared;
+}
+
+uint32_t shared_address(const void* pointer) {
+  const Block& block = *me().block;
+  const size_t offset = static_cast<const unsigned char*>(pointer) - block.shared;
+  if (offset > block.launch.shared_bytes) {
+    fail("smem_u32: %p is not in dynamic shared memory", pointer);
+  }
+  return SHARED_WINDOW + offset;
+}
+
+unsigned char* shared_pointer(uint32_t address, size_t bytes) {
+  const Block& block = *me().block;
+  if (address < SHARED_WINDOW || address - SHARED_WINDOW + bytes > block.launch.shared_bytes) {
+    fail(
+        "the %zu bytes at shared address 0x%x are not in the block's %zu bytes (from 0x%x) of dynamic shared "
+        "memory",
+        bytes, address, block.launch.shared_bytes, SHARED_WINDOW);
+  }
+  return block.shared + (address - SHARED_WINDOW);
+}
+
+namespace {
+
+void finish(const Copy& copy) {
+  sanitizer::read(copy.from, copy.read);
+  sanitizer::write(copy.to, copy.bytes);
+  std::memcpy(copy.to, copy.from, copy.read);
+  std::memset(static_cast<unsigned char*>(copy.to) + copy.read, 0, copy.bytes - copy.read);
+}
+
+}  // namespace
+
+void async_copy(uint32_t to, const void* from, unsigned bytes, unsigned read) {
+  const sanitizer::Quiet quiet;
+  if (to % bytes != 0 || reinterpret_cast<uintptr_t>(from) % bytes != 0) {
+    fail("cp.async: a copy of %u bytes from %p to shared address 0x%x is not aligned", bytes, from, to);
+  }
+  if (read > bytes) {
+    fail("cp.async: %u bytes read for %u copied", read, bytes);
+  }
+  if (sanitizer::forbidden(from, read)) {
+    fail("cp.async: the %u bytes at %p are not all readable", read, from);
+  }
+  const Copy copy{shared_pointer(to, bytes), from, bytes, read};
+  Fiber& fiber = me();
+  if (fiber.block->early()) {
+    finish(copy);
+    return;
+  }
+  // The destination is taken from here on; it will be written at the wait.
+  sanitizer::read(from, read);
+  sanitizer::write(copy.to, bytes);
+  fiber.copies.issue(copy);
+}
+
+void async_copy_commit() {
+  const sanitizer::Quiet quiet;
+  me().copies.commit();
+}
+
+void async_copy_wait(unsigned pending) {
+  const sanitizer::Quiet quiet;
+  me().copies.wait(pending, finish);
+}
+
+namespace {
+
+// An mbarrier, which lies in shared memory as 64 bits: 20 of pending, 20 of arrivals, 23 of bytes, 1 of
+// phase.
+struct Mbarrier {
+  unsigned pending;
+  unsigned arrivals;
+  int bytes;  // expected and not yet come; below zero where they came before they were expected
+  uint32_t phase;
+
+  static constexpr uint64_t MASK_20 = (1 << 20) - 1;
+  static constexpr uint64_t MASK_23 = (1 << 23) - 1;
+  static constexpr int BYTES_BIAS = 1 << 22;
+  static constexpr unsigned MOST_ARRIVALS = 2048;
+
+  static Mbarrier load(const uint64_t* from) {
+    const uint64_t bits = *from;
+    Mbarrier barrier;
+    barrier.pending = bits & MASK_20;
+    barrier.arrivals = bits >> 20 & MASK_20;
+    barrier.bytes = static_cast<int>(bits >> 40 & MASK_23) - BYTES_BIAS;
+    barrier.phase = bits >> 63;
+    if (barrier.arrivals == 0 || barrier.arrivals > MOST_ARRIVALS) {
+      fail("mbarrier: not initialised");
+    }
+    return barrier;
+  }
+
+  void store(uint64_t* to) const {
+    *to = pending | static_cast<uint64_t>(arrivals) << 20 | static_cast<uint64_t>(bytes + BYTES_BIAS) << 40 |
+          static_cast<uint64_t>(phase) << 63;
+  }
+};
+
+uint64_t* mbarrier_at(uint32_t address) {
+  if (address % sizeof(uint64_t) != 0) {
+    fail("mbarrier: shared address 0x%x is not aligned to 8 bytes", address);
+  }
+  return reinterpret_cast<uint64_t*>(shared_pointer(address, sizeof(uint64_t)));
+}
+
+void wake_waiting(Block& block, const uint64_t* barrier, uint32_t phase) {
+  std::erase_if(block.mbarrier_waits, [&](const MbarrierWait& wait) {
+    const bool over = wait.barrier == barrier && wait.parity != phase;
+    if (over) {
+      block.ready.add(wait.fiber->warp, 1u << wait.fiber->lane);
+    }
+    return over;
+  });
+}
+
+void update(Block& block, uint64_t* at, unsigned arrivals, int bytes) {
+  Mbarrier barrier = Mbarrier::load(at);
+  if (arrivals > barrier.pending) {
+    fail("mbarrier: more arrivals than its %u", barrier.arrivals);
+  }
+  barrier.pending -= arrivals;
+  barrier.bytes += bytes;
+  const bool complete = barrier.pending == 0 && barrier.bytes == 0;
+  if (complete) {
+    barrier.phase ^= 1;
+    barrier.pending = barrier.arrivals;
+  }
+  barrier.store(at);
+  if (complete) {
+    wake_waiting(block, at, barrier.phase);
+  }
+}
+
+}  // namespace
+
+void mbarrier_init(uint32_t address, unsigned arrivals) {
+  const sanitizer::Quiet quiet;
+  if (arrivals == 0 || arrivals > Mbarrier::MOST_ARRIVALS) {
+    fail("mbarrier: %u arrivals", arrivals);
+  }
+  Mbarrier{arrivals, arrivals, 0, 0}.store(mbarrier_at(address));
+}
+
+void mbarrier_arrive(uint32_t address, uint32_t expected_bytes) {
+  const sanitizer::Quiet quiet;
+  uint64_t* at = mbarrier_at(address);
+  sanitizer::release(at);
+  update(*me().block, at, 1, static_cast<int>(expected_bytes));
+}
+
+void mbarrier_wait(uint32_t address, uint32_t parity) {
+  const sanitizer::Quiet quiet;
+  Fiber& fiber = me();
+  const uint64_t* at = mbarrier_at(address);
+  if (Mbarrier::load(at).phase == parity) {
+    fiber.block->mbarrier_waits.push_back({&fiber, at, parity});
+    pause({"the mbarrier at shared address 0x%x", address});
+  }
+  sanitizer::acquire(at);
+}
+
+namespace {
+
+constexpr unsigned CHUNK_BYTES = 16;
+
+// 128-byte swizzle: in each 1024 bytes, the 16-byte chunks of row r of 8 are exchanged by r.
+unsigned char* swizzle_128b(unsigned char* pointer) {
+  const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
+  return reinterpret_cast<unsigned char*>(address ^ (address >> 7 & 7) << 4);
+}
+
+// One chunk of a box, at element (x, y, z) of the tensor; zeros where that is outside.
+void load_chunk(const TensorMap& map, unsigned char* to, int64_t x, int64_t y, int64_t z) {
+  const auto inside = [](int64_t i, uint64_t extent) {
+    return i >= 0 && static_cast<uint64_t>(i) < extent;
+  };
+  std::memset(to, 0, CHUNK_BYTES);
+  if (!inside(y, map.extent[1]) || !inside(z, map.extent[2])) {
+    return;
+  }
+  const unsigned char* row =
+      static_cast<const unsigned char*>(map.tensor) + y * map.stride[0] + z * map.stride[1];
+  for (unsigned e = 0; e < CHUNK_BYTES / map.element_bytes; e++) {
+    if (!inside(x + e, map.extent[0])) {
+      continue;
+    }
+    const unsigned char* from = row + (x + e) * map.element_bytes;
+    if (sanitizer::forbidden(from, map.element_bytes)) {
+      fail("TMA: element (%ld, %ld, %ld) of the tensor is not readable", x + e, y, z);
+    }
+    sanitizer::read(from, map.element_bytes);
+    std::memcpy(to + e * map.element_bytes, from, map.element_bytes);
+  }
+}
+
+void load_box(const TmaLoad& load) {
+  const TensorMap& map = load.map;
+  const unsigned chunk = CHUNK_BYTES / map.element_bytes;
+  unsigned char* to = load.to;
+  for (unsigned z = 0; z < map.box[2]; z++) {
+    for (unsigned y = 0; y < map.box[1]; y++) {
+      for (unsigned x = 0; x < map.box[0]; x += chunk) {
+        unsigned char* place = map.swizzle_128b ? swizzle_128b(to) : to;
+        load_chunk(map, place, int64_t{load.at[0]} + x, int64_t{load.at[1]} + y, int64_t{load.at[2]} + z);
+        to += CHUNK_BYTES;
+      }
+    }
+  }
+}
+
+void finish(Block& block, const TmaLoad& load) {
+  {
+    const sanitizer::ActAs unit(block.copy_unit);
+    const sanitizer::Quiet quiet;
+    sanitizer::acquire(&block.issued_token);
+    sanitizer::write(load.to, load.bytes());
+    load_box(load);
+    sanitizer::release(load.barrier);
+    sanitizer::release(&block.loaded_token);
+  }
+  update(block, load.barrier, 0, -static_cast<int>(load.bytes()));
+}
+
+}  // namespace
+
+void tma_load(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier) {
+  const sanitizer::Quiet quiet;
+  Block& block = *me().block;
+  if (map->magic != TensorMap::MAGIC) {
+    fail("TMA: this is not a tensor map");
+  }
+  if (to % (map->swizzle_128b ? 1024 : 128) != 0) {
+    fail("TMA: shared address 0x%x is not aligned to %d bytes", to, map->swizzle_128b ? 1024 : 128);
+  }
+  TmaLoad load{*map, nullptr, {x, y, z}, mbarrier_at(barrier)};
+  load.to = shared_pointer(to, load.bytes());
+  sanitizer::release(&block.issued_token);
+  if (block.early()) {
+    finish(block, load);
+    return;
+  }
+  block.loads.push_back(load);
+  // The destination is taken from here on.
+  const sanitizer::ActAs unit(block.copy_unit);
+  const sanitizer::Quiet unit_quiet;
+  sanitizer::acquire(&block.issued_token);
+  sanitizer::write(load.to, load.bytes());
+}
+
+void finish_a_load(Block& block) {
+  const unsigned number = block.launch.settings.seed == 0 ? 0 : block.random.below(block.loads.size());
+  const TmaLoad load = block.loads[number];
+  block.loads.erase(block.loads.begin() + number);
+  finish(block, load);
+}
+
+void fence_proxy_async() {
+  sanitizer::release(&me().block->proxy_token);
+}
+
+}  // namespace emu

@@ -1,0 +1,215 @@
+//! The kernels on the emulator: every case against its definition under several schedules, whole training runs against
+//! the `f64` definition, and what the machine itself promises. Runs with `--features emulator`.
+#![cfg(feature = "emulator")]
+#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
+use gyrus::cases::{self, Case, parity};
+use gyrus::machine::emulator::{Async, Emulator, Schedule};
+use gyrus::machine::philox::{Philox, Purpose};
+use gyrus::machine::{Driver, Real, cuda};
+use gyrus::model::{Encoder, Mae, Preset, Shape, init::first_weights, mae::random_masking};
+use gyrus::program::{Cpu, Cuda, Machine, Optimiser, Recipe, Volumes, trace};
+use gyrus::tape::{Dtype, Tape, Tensor};
+use half::f16;
+use std::rc::Rc;
+
+/// In order, by priorities, and at random; asynchronous work as late as may be, as early, and at some moment.
+const SCHEDULES: [(u64, Async); 3] = [(0, Async::Late), (2, Async::Early), (1, Async::Random)];
+
+/// A sanitizer sees more without guard bytes, and follows one thread.
+const SANITIZED: bool = !env!("GYRUS_SANITIZE").is_empty();
+
+fn emulator(seed: u64, mode: Async) -> Rc<dyn Driver> {
+    Rc::new(Emulator::new(Schedule { seed, mode, workers: 1 }))
+}
+
+/// Every `of`-th case from case `part` on: each of these tests takes its share, so that they can run side by side.
+fn share(part: usize, of: usize) {
+    let cases: Vec<Case> = cases::table().into_iter().skip(part).step_by(of).collect();
+    let mut failed = Vec::new();
+    for case in &cases {
+        let runs = SCHEDULES.map(|(seed, mode)| {
+            // A second run and a graph under the first schedule; the others are compared with it by their digests.
+            let repeats = usize::from(seed == 0);
+            parity::compare(case, &emulator(seed, mode), repeats, !SANITIZED)
+        });
+        println!("{case:?}: error {:.1e} of {:.1e}, norm {:.1e}", runs[0].error, runs[0].bound, runs[0].norm);
+        for run in &runs {
+            if !run.passed() || run.digest != runs[0].digest {
+                failed.push(format!("{run:?}"));
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn cases_agree_with_their_definitions_0() {
+    share(0, 4);
+}
+#[test]
+fn cases_agree_with_their_definitions_1() {
+    share(1, 4);
+}
+#[test]
+fn cases_agree_with_their_definitions_2() {
+    share(2, 4);
+}
+#[test]
+fn cases_agree_with_their_definitions_3() {
+    share(3, 4);
+}
+
+/// A masked autoencoder in training, on any machine.
+struct Training<M> {
+    machine: M,
+    mae: Mae,
+    model: gyrus::model::mae::Recorded,
+    optimiser: Optimiser,
+    batch: usize,
+    volumes: Vec<f32>,
+}
+
+/// What training needs: the program, its first weights, smooth random volumes.
+fn program(mae: Mae, batch: usize) -> (Tape, gyrus::model::mae::Recorded, Optimiser, Vec<Tensor>) {
+    let mut tape = Tape::default();
+    let model = mae.record(&mut tape, batch, mae.tokens() - mae.kept());
+    let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
+    let optimiser = Optimiser::record(&mut tape, model.loss.loss, recipe, |_| 1.0);
+    let kept = [optimiser.kept(), vec![model.loss.loss]].concat();
+    (tape, model, optimiser, kept)
+}
+
+impl<M: Machine> Training<M> {
+    fn new(mae: Mae, batch: usize, machine: impl FnOnce(Tape, &[Tensor]) -> M) -> Self {
+        let (tape, model, optimiser, kept) = program(mae, batch);
+        let weights = first_weights(&tape, mae.encoder.patches().grid(), 1);
+        let mut machine = machine(tape, &kept);
+        for (name, array) in weights {
+            let t = machine.tape().named(&name).unwrap();
+            let values: Vec<M::Real> = array.data.iter().map(|&v| M::Real::of(f64::from(v))).collect();
+            machine.write(t, &values).unwrap();
+        }
+        let [x, y, z] = mae.encoder.grid;
+        let voxel = |i: usize| {
+            let at = |i: usize, n: usize| 6.0 * i as f32 / n as f32;
+            let (s, i) = (i / (x * y * z), i % (x * y * z));
+            let (px, py, pz) = (at(i / (y * z), x), at(i / z % y, y), at(i % z, z));
+            (px + s as f32).sin() * (py * 1.7).cos() + 0.5 * (pz * 2.3 + s as f32).sin()
+        };
+        let volumes = (0..batch * x * y * z).map(voxel).collect();
+        Training { machine, mae, model, optimiser, batch, volumes }
+    }
+    /// One update; returns its loss.
+    fn step(&mut self, step: u64) -> f64 {
+        let (mut keep, mut restore, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+        for sample in 0..self.batch {
+            let mut random = Philox::new(1, Purpose::Mask, step, sample as u32);
+            let noise: Vec<f64> = (0..self.mae.tokens()).map(|_| random.uniform().into()).collect();
+            let masking = random_masking(&noise, self.mae.kept());
+            keep.extend_from_slice(masking.ids_keep());
+            restore.extend_from_slice(&masking.ids_restore);
+            removed.extend_from_slice(masking.ids_removed());
+        }
+        let m = &mut self.machine;
+        let volumes: Vec<M::Real> = self.volumes.iter().map(|&v| M::Real::of(f64::from(v))).collect();
+        m.write(self.model.volume, &volumes).unwrap();
+        m.write(self.model.weight, &vec![M::Real::ONE; removed.len()]).unwrap();
+        m.write_indices(self.model.ids_keep, &keep).unwrap();
+        m.write_indices(self.model.ids_restore, &restore).unwrap();
+        m.write_indices(self.model.ids_predict, &removed).unwrap();
+        self.optimiser.update(m, step, 1e-3).unwrap();
+        self.machine.read(self.model.loss.loss).unwrap()[0].f64()
+    }
+}
+
+/// Twenty steps of the smallest preset: the same loss as the definition in `f64`, and falling.
+#[test]
+fn a_training_run_follows_the_definition() {
+    let mae = Preset::Tiny.mae([32, 48, 32], 16);
+    let mut reference = Training::new(mae, 2, Cpu::<f64>::new);
+    let driver = || emulator(0, Async::Late);
+    let mut kernels = Training::new(mae, 2, |tape, keep| Cuda::new(driver(), tape, keep).unwrap());
+    let losses: Vec<[f64; 2]> = (0..20).map(|i| [reference.step(i), kernels.step(i)]).collect();
+    println!("{losses:.4?}");
+    for [reference, kernels] in &losses {
+        assert!((kernels / reference - 1.0).abs() < 0.02, "{losses:?}");
+    }
+    assert!(losses[19][1] < 0.9 * losses[0][1], "{losses:?}");
+}
+
+/// A model that a sanitizer can follow in a minute.
+fn small() -> Mae {
+    let shape = Shape { dim: 64, depth: 1, heads: 1 };
+    let encoder = Encoder { grid: [16, 24, 16], patch: 8, shape, cls_token: true };
+    Mae { encoder, decoder: shape, mask_ratio: 0.75, norm_pix: true }
+}
+
+/// The same bits under every schedule.
+#[test]
+fn a_small_training_run_gives_the_same_bits_under_any_schedule() {
+    let losses = SCHEDULES.map(|(seed, mode)| {
+        let mut training =
+            Training::new(small(), 2, |tape, keep| Cuda::new(emulator(seed, mode), tape, keep).unwrap());
+        let losses: Vec<f64> = (0..3).map(|i| training.step(i)).collect();
+        (losses, training.machine.weights().unwrap())
+    });
+    assert!(losses.iter().all(|l| *l == losses[0]));
+}
+
+#[test]
+fn a_trace_shows_what_every_operation_wrote() {
+    let mut training =
+        Training::new(small(), 2, |tape, keep| Cuda::new(emulator(0, Async::Late), tape, keep).unwrap());
+    training.step(0);
+    let traced = trace(&mut training.machine).unwrap();
+    let (tape, last) = (training.machine.tape(), traced.last().unwrap());
+    assert_eq!(last.number, tape.ops().len() - 1);
+    assert!(traced.iter().all(|t| t.us > 0.0 && t.nan == 0 && t.mean.is_finite()));
+    assert!(traced.iter().any(|t| t.tensor.as_deref() == Some("blocks.0.attn.qkv")));
+}
+
+#[test]
+fn too_large_a_program_is_refused_with_numbers() {
+    let mae = Preset::Large.mae([160, 192, 160], 16);
+    let (tape, .., kept) = program(mae, 8);
+    let error = Cuda::new(emulator(0, Async::Late), tape, &kept).err().unwrap();
+    let cuda::Error::OutOfMemory { asked, free, .. } = error else { panic!("{error}") };
+    assert!(asked > free);
+    let text = error.to_string();
+    assert!(text.contains("for activations") && text.contains("MiB"), "{text}");
+}
+
+/// Ten volumes of 64 voxels, each filled with its number.
+struct Numbered(Vec<[f16; 64]>);
+
+impl Volumes for Numbered {
+    fn count(&self) -> usize {
+        self.0.len()
+    }
+    fn volume(&self, number: usize) -> &[f16] {
+        &self.0[number]
+    }
+}
+
+/// Volumes that fit stay on the device, others are sent batch by batch, announced or not.
+#[test]
+fn stored_volumes_reach_the_device_either_way() {
+    let volumes = Numbered((0..10).map(|i| [f16::from_f32(i as f32); 64]).collect());
+    for memory in [1 << 20, 3000] {
+        let mut tape = Tape::default();
+        let stored = tape.input_as(&[2, 64], Dtype::Stored);
+        let emulator = Emulator::new(Schedule::default()).with_memory(memory);
+        let mut cuda = Cuda::new(Rc::new(emulator), tape, &[]).unwrap();
+        for (now, next) in [([3, 4], Some([9, 0])), ([9, 0], Some([1, 1])), ([5, 6], None), ([1, 1], None)] {
+            cuda.fill_stored(stored, &volumes, &now).unwrap();
+            if let Some(next) = next {
+                cuda.prefetch_stored(&volumes, &next).unwrap();
+            }
+            let bytes = cuda.raw(stored).unwrap();
+            let got: Vec<f32> =
+                bytes.as_chunks::<2>().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect();
+            assert!(got[..64].iter().all(|v| *v == now[0] as f32), "{got:?}");
+            assert!(got[64..].iter().all(|v| *v == now[1] as f32), "{got:?}");
+        }
+    }
+}
