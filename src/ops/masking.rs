@@ -1,6 +1,7 @@
 //! Which patches are removed, and what each of them counts for in the loss.
 use super::Patches;
 use crate::image::BACKGROUND;
+use crate::machine::cuda::{Launch, Result, Stream};
 use crate::machine::philox::{Philox, STREAM};
 use crate::machine::{Mem, Real, scratch};
 use crate::tape::{Define, Dtype, Io, Op, Tape, Tensor};
@@ -30,7 +31,7 @@ pub fn random_masking(t: &mut Tape, streams: Tensor, tokens: usize, kept: usize)
         ids_removed: t.temp_indices(&[batch, tokens - kept]),
         ids_restore: t.temp_indices(&[batch, tokens]),
     };
-    t.push(RandomMasking { streams, masks, tokens, kept });
+    t.push(RandomMasking { streams, masks, batch, tokens, kept });
     masks
 }
 
@@ -38,6 +39,7 @@ pub fn random_masking(t: &mut Tape, streams: Tensor, tokens: usize, kept: usize)
 struct RandomMasking {
     streams: Tensor,
     masks: Masks,
+    batch: usize,
     tokens: usize,
     kept: usize,
 }
@@ -47,11 +49,32 @@ impl Op for RandomMasking {
         let Masks { ids_keep, ids_removed, ids_restore } = self.masks;
         Io::new([self.streams], [ids_keep, ids_removed, ids_restore])
     }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        const MOST: usize = 12_288;
+        let &Self { streams, masks, batch, tokens, kept } = self;
+        assert!(tokens <= MOST, "on a GPU random_masking takes up to {MOST} patches, not {tokens}");
+        s.launch(
+            Launch {
+                kernel: "random_masking",
+                grid: [tokens.div_ceil(256), batch, 1],
+                block: 256,
+                shared: 4 * tokens.next_multiple_of(4),
+            },
+            &[
+                s.indices(streams).into(),
+                s.indices(masks.ids_keep).into(),
+                s.indices(masks.ids_removed).into(),
+                s.indices(masks.ids_restore).into(),
+                tokens.into(),
+                kept.into(),
+            ],
+        )
+    }
 }
 
 impl<F: Real> Define<F> for RandomMasking {
     fn define(&self, m: &Mem<F>) {
-        let &Self { streams, masks, tokens, kept } = self;
+        let &Self { streams, masks, tokens, kept, .. } = self;
         let keep = m.write_indices(masks.ids_keep);
         let removed = m.write_indices(masks.ids_removed);
         let restore = m.write_indices(masks.ids_restore);
@@ -83,7 +106,7 @@ pub fn foreground_weight(t: &mut Tape, volume: Tensor, ids: Tensor, edge: usize)
     let &[batch, count] = t.shape(ids) else { panic!("ids are [B, M], not {:?}", t.shape(ids)) };
     assert_eq!((t.shape(volume)[0], t.info(ids).dtype), (batch, Dtype::Index));
     let weight = t.temp(&[batch, count]);
-    t.push(ForegroundWeight { volume, ids, weight, patches, count });
+    t.push(ForegroundWeight { volume, ids, weight, patches, batch, count });
     weight
 }
 
@@ -93,12 +116,39 @@ struct ForegroundWeight {
     ids: Tensor,
     weight: Tensor,
     patches: Patches,
+    batch: usize,
     count: usize,
 }
 
 impl Op for ForegroundWeight {
     fn io(&self) -> Io {
         Io::new([self.volume, self.ids], [self.weight])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        const WARPS: usize = 8;
+        let &Self { volume, ids, weight, patches: Patches { channels, volume: [x, y, z], edge }, .. } = self;
+        let patches = self.batch * self.count;
+        s.launch(
+            Launch {
+                kernel: "foreground_weight",
+                grid: [patches.div_ceil(WARPS), 1, 1],
+                block: 32 * WARPS,
+                shared: 0,
+            },
+            &[
+                s.bf16(volume).into(),
+                s.indices(ids).into(),
+                s.f32(weight).into(),
+                patches.into(),
+                self.count.into(),
+                channels.into(),
+                x.into(),
+                y.into(),
+                z.into(),
+                edge.into(),
+                BACKGROUND.into(),
+            ],
+        )
     }
 }
 
