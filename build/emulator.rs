@@ -65,6 +65,8 @@ fn compiler(cuda_include_dirs: &[PathBuf], sanitizer: &Sanitizer) -> cc::Build {
     let mut compiler = cc::Build::new();
     compiler.cpp(true).std("c++20").warnings(false).include("kernels").include("kernels/emu");
     compiler.define("CUDA_EMU", None).flag("-march=x86-64-v3").flag("-Wno-psabi");
+    // To nvcc, too, a pointer to one type may point to another: kernels read bf16 by fours and eights.
+    compiler.flag("-fno-strict-aliasing");
     for dir in cuda_include_dirs {
         compiler.flag(format!("-isystem{}", dir.display()));
     }
@@ -77,7 +79,8 @@ fn compiler(cuda_include_dirs: &[PathBuf], sanitizer: &Sanitizer) -> cc::Build {
 fn sources(dir: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap_or_else(|e| panic!("{dir}: {e}"));
     let paths = entries.map(|entry| entry.expect("folders of the crate can be read").path());
-    let mut sources: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
+    let mut sources: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
     sources.sort();
     sources
 }
