@@ -77,7 +77,8 @@ fn compiler(cuda_include_dirs: &[PathBuf], sanitizer: &Sanitizer) -> cc::Build {
 fn sources(dir: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap_or_else(|e| panic!("{dir}: {e}"));
     let paths = entries.map(|entry| entry.expect("folders of the crate can be read").path());
-    let mut sources: Vec<PathBuf> = paths.filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
+    let mut sources: Vec<PathBuf> =
+        paths.filter(|path| path.extension().is_some_and(|e| e == "cu")).collect();
     sources.sort();
     sources
 }

@@ -75,7 +75,12 @@ const PLANTED: [Planted; 16] = [
     Planted { kernel: "planted_product", bug: 1, run: product, found_by: &[("thread", RACE)] },
     Planted { kernel: "planted_product", bug: 2, run: product, found_by: &[("thread", RACE)] },
     Planted { kernel: "planted_product", bug: 3, run: product, found_by: &[("", WRONG)] },
-    Planted { kernel: "planted_ring", bug: 1, run: ring, found_by: &[("", ""), ("address", ""), ("thread", "")] },
+    Planted {
+        kernel: "planted_ring",
+        bug: 1,
+        run: ring,
+        found_by: &[("", ""), ("address", ""), ("thread", "")],
+    },
     Planted { kernel: "planted_ring", bug: 2, run: ring, found_by: &[("", WRONG), ("thread", "")] },
 ];
 
@@ -169,7 +174,8 @@ fn last_block(run: &Run) -> cuda::Result<bool> {
     let (mut parts, mut count, mut total) = ([f32::NAN; 7], 0_u32, f32::NAN);
     let (mut x_at, mut parts_at) = (x.as_ptr(), parts.as_mut_ptr());
     let (mut count_at, mut total_at) = (&raw mut count, &raw mut total);
-    let args = &mut [pointer(&mut x_at), pointer(&mut parts_at), pointer(&mut count_at), pointer(&mut total_at)];
+    let args =
+        &mut [pointer(&mut x_at), pointer(&mut parts_at), pointer(&mut count_at), pointer(&mut total_at)];
     run.launch(7, 32, 0, args)?;
     Ok(total == 28.0)
 }
@@ -236,14 +242,18 @@ fn tensor_map(tensor: &[bf16]) -> TensorMap {
     let of_box = [TILE as u32, TILE as u32, 1];
     let at = tensor.as_ptr().cast();
     // SAFETY: the arrays have the rank's lengths, and the map has room for one.
-    let failed = unsafe { emu_tensor_map(&mut map, 2, 3, at, extent.as_ptr(), stride.as_ptr(), of_box.as_ptr(), 1) };
+    let failed =
+        unsafe { emu_tensor_map(&mut map, 2, 3, at, extent.as_ptr(), stride.as_ptr(), of_box.as_ptr(), 1) };
     assert_eq!(failed, 0);
     map
 }
 
 /// A tensor at an address that is a multiple of 16, as maps want it.
 fn aligned(tiles: &[bf16]) -> Vec<u128> {
-    bytemuck::cast_slice(tiles).chunks_exact(16).map(|c: &[u8]| u128::from_ne_bytes(c.try_into().unwrap())).collect()
+    bytemuck::cast_slice(tiles)
+        .chunks_exact(16)
+        .map(|c: &[u8]| u128::from_ne_bytes(c.try_into().unwrap()))
+        .collect()
 }
 
 fn ring(run: &Run) -> cuda::Result<bool> {
