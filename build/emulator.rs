@@ -65,6 +65,8 @@ fn compiler(cuda_include_dirs: &[PathBuf], sanitizer: &Sanitizer) -> cc::Build {
     let mut compiler = cc::Build::new();
     compiler.cpp(true).std("c++20").warnings(false).include("kernels").include("kernels/emu");
     compiler.define("CUDA_EMU", None).flag("-march=x86-64-v3").flag("-Wno-psabi");
+    // To nvcc, too, a pointer to one type may point to another: kernels read bf16 by fours and eights.
+    compiler.flag("-fno-strict-aliasing");
     for dir in cuda_include_dirs {
         compiler.flag(format!("-isystem{}", dir.display()));
     }
