@@ -121,6 +121,11 @@ void cp_async_wait() {
   emu::async_copy_wait(PENDING);
 }
 
+inline float exp2_approx(float x) {
+  const float y = std::exp2(x);
+  return y < 0x1p-126f ? 0.0f : y;
+}
+
 inline void bar_sync(int barrier, int threads) {
   emu::block_barrier(barrier, threads, true);
 }

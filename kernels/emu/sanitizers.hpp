@@ -37,22 +37,30 @@ constexpr bool THREAD = true;
 constexpr bool THREAD = false;
 #endif
 
+inline void begin_quiet() {
+#ifdef EMU_TSAN
+  AnnotateIgnoreReadsBegin("", 0);
+  AnnotateIgnoreWritesBegin("", 0);
+#endif
+}
+
+inline void end_quiet() {
+#ifdef EMU_TSAN
+  AnnotateIgnoreWritesEnd("", 0);
+  AnnotateIgnoreReadsEnd("", 0);
+#endif
+}
+
 // While one lives, accesses of this CUDA thread do not count: the emulator's own data is shared by all
 // fibers, and the memcpy in it is seen by ThreadSanitizer though the emulator is not instrumented. Every
 // entry into the emulator has one.
 class Quiet {
  public:
   Quiet() {
-#ifdef EMU_TSAN
-    AnnotateIgnoreReadsBegin("", 0);
-    AnnotateIgnoreWritesBegin("", 0);
-#endif
+    begin_quiet();
   }
   ~Quiet() {
-#ifdef EMU_TSAN
-    AnnotateIgnoreWritesEnd("", 0);
-    AnnotateIgnoreReadsEnd("", 0);
-#endif
+    end_quiet();
   }
   Quiet(const Quiet&) = delete;
   Quiet& operator=(const Quiet&) = delete;
@@ -71,20 +79,20 @@ inline void acquire([[maybe_unused]] const void* token) {
 #endif
 }
 
-// An access that counts, made by an emulator that is quiet.
+// An access that counts, made by an emulator that is quiet once. Reads and writes are quiet together.
 inline void read([[maybe_unused]] const void* from, [[maybe_unused]] size_t bytes) {
 #ifdef EMU_TSAN
-  AnnotateIgnoreReadsEnd("", 0);
+  end_quiet();
   __tsan_read_range(const_cast<void*>(from), bytes);
-  AnnotateIgnoreReadsBegin("", 0);
+  begin_quiet();
 #endif
 }
 
 inline void write([[maybe_unused]] void* to, [[maybe_unused]] size_t bytes) {
 #ifdef EMU_TSAN
-  AnnotateIgnoreWritesEnd("", 0);
+  end_quiet();
   __tsan_write_range(to, bytes);
-  AnnotateIgnoreWritesBegin("", 0);
+  begin_quiet();
 #endif
 }
 

@@ -4,11 +4,13 @@ pub mod case;
 pub mod controls;
 pub mod gradcheck;
 pub mod parity;
+pub mod plain_attention;
 pub mod reference;
 pub mod table;
 pub mod timed;
 
 pub use case::{Case, Outputs, Recorder};
 pub use gradcheck::{Outcome, check};
+pub use plain_attention::plain_attention;
 pub use table::table;
 pub use timed::{Mode, TrainingStep};

@@ -70,7 +70,7 @@ fn measure(case: &Case, driver: &Rc<dyn Driver>, repeats: usize, guards: bool) -
 
     let mut cuda = Cuda::checked(Rc::clone(driver), tape.clone(), guards)?;
     let results = |cuda: &Cuda| -> cuda::Result<Vec<u8>> {
-        let bytes = kept.iter().map(|&t| cuda.bytes(t)).collect::<cuda::Result<Vec<_>>>()?;
+        let bytes = kept.iter().map(|&t| cuda.raw(t)).collect::<cuda::Result<Vec<_>>>()?;
         Ok(bytes.concat())
     };
     program.recorder.load_rounded(&mut cuda)?;

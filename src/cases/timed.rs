@@ -3,17 +3,14 @@
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
 use crate::model::brain_age::BrainAge;
-use crate::model::{Preset, init, mae::random_masking};
+use crate::model::{Mae, Preset, init, mae::random_masking};
 use crate::ops::AgeLoss;
+use crate::program::plan::Widths;
 use crate::program::{Device, Machine, Optimiser, Recipe};
 use crate::tape::{Role, Tape, Tensor};
 use serde::Serialize;
 use std::collections::HashMap;
-
-/// Voxels of the volumes that steps are timed on: a brain at 2 mm.
-pub const GRID: [usize; 3] = [80, 96, 80];
-/// Voxels along a patch's edge.
-pub const PATCH: usize = 16;
+use std::fmt;
 
 /// What a step trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -25,9 +22,43 @@ pub enum Mode {
     Finetune,
 }
 
+/// Which step is timed.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Setup {
+    /// The model's size.
+    pub preset: Preset,
+    /// What it trains.
+    pub mode: Mode,
+    /// Voxels of the volumes along x, y and z.
+    pub grid: [usize; 3],
+    /// Voxels along a patch's edge.
+    pub patch: usize,
+    /// Volumes in a step.
+    pub batch: usize,
+}
+
+impl Setup {
+    /// On brains at 2 mm in patches of 16³.
+    pub fn new(preset: Preset, mode: Mode, batch: usize) -> Self {
+        Setup { preset, mode, grid: [80, 96, 80], patch: 16, batch }
+    }
+    fn mae(&self) -> Mae {
+        self.preset.mae(self.grid, self.patch)
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Setup { preset, mode, grid: [x, y, z], patch, batch } = self;
+        write!(f, "{preset:?} {mode:?}, {x}x{y}x{z} in patches of {patch}³, batch {batch}")
+    }
+}
+
 /// A training step on random volumes: forward, backward, clipping and AdamW.
 #[derive(Clone)]
 pub struct TrainingStep {
+    /// What is trained on what.
+    pub setup: Setup,
     /// The recorded step.
     pub tape: Tape,
     inputs: Inputs,
@@ -36,20 +67,20 @@ pub struct TrainingStep {
 }
 
 impl TrainingStep {
-    /// Records a step on `batch` volumes.
-    pub fn new(preset: Preset, mode: Mode, batch: usize) -> Self {
+    /// Records a step.
+    pub fn new(setup: Setup) -> Self {
         let (mut tape, mut inputs) = (Tape::default(), Inputs::default());
-        let record = match mode {
+        let record = match setup.mode {
             Mode::Pretrain => pretraining,
             Mode::Finetune => finetuning,
         };
-        let loss = record(&mut tape, &mut inputs, preset, batch);
+        let loss = record(&mut tape, &mut inputs, &setup);
         let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
         let optimiser = Optimiser::record(&mut tape, loss, recipe, |_| 1.0);
-        TrainingStep { tape, inputs, loss, optimiser }
+        TrainingStep { setup, tape, inputs, loss, optimiser }
     }
-    /// A machine that holds the step, its first weights and its inputs, after one step. With `keep_all`, every temporary has memory
-    /// of its own, so that after one run each operation can be run again by itself, on the values it had.
+    /// A machine that holds the step, its first weights and its inputs, after one step. With `keep_all`, every
+    /// temporary has memory of its own, so that after one run each operation can be run again by itself, on the values it had.
     ///
     /// # Errors
     /// Too little memory on the device, or what it says.
@@ -57,7 +88,7 @@ impl TrainingStep {
         let keep: Vec<Tensor> =
             if keep_all { self.tape.with_role(Role::Temp).collect() } else { vec![self.loss] };
         let mut machine = device.machine(self.tape.clone(), &keep)?;
-        let weights = init::first_weights(&self.tape, GRID.map(|n| n / PATCH), 1);
+        let weights = init::first_weights(&self.tape, self.setup.mae().encoder.patches().grid(), 1);
         machine.load(&weights)?;
         self.inputs.reals.iter().try_for_each(|(t, values)| machine.write(*t, values))?;
         self.inputs.indices.iter().try_for_each(|(t, values)| machine.write_indices(*t, values))?;
@@ -77,7 +108,14 @@ impl TrainingStep {
         self.tape.ops().iter().map(|op| op.flops()).sum()
     }
     /// Each kind of operation, by name and the shapes of all it touches, in order of first use.
-    pub fn kinds(&self) -> Vec<Kind> {
+    /// Bytes are those of elements as wide as `widths` says; matrices of weights count as activations, which is how
+    /// products read them.
+    pub fn kinds(&self, widths: Widths) -> Vec<Kind> {
+        let bytes = |&t: &Tensor| {
+            let info = self.tape.info(t);
+            let matrix = info.role == Role::Param && info.shape.len() > 1;
+            info.len() * if matrix { widths.activation } else { widths.of(info.dtype) }
+        };
         let mut kinds: Vec<Kind> = Vec::new();
         let mut seen: HashMap<_, usize> = HashMap::new();
         for (i, op) in self.tape.ops().iter().enumerate() {
@@ -87,14 +125,13 @@ impl TrainingStep {
             let next = kinds.len();
             let at = *seen.entry((op.name(), reads.clone(), writes.clone())).or_insert(next);
             if at == next {
-                let elements: usize = reads.iter().chain(&writes).map(|s| s.iter().product::<usize>()).sum();
                 kinds.push(Kind {
                     name: op.name(),
                     shape: format!("{} -> {}", largest(&reads), largest(&writes)),
                     first: i,
                     times: 0,
                     flops: op.flops(),
-                    bytes: (elements * size_of::<f32>()) as u64,
+                    bytes: io.reads.iter().chain(&io.writes).map(bytes).sum::<usize>() as u64,
                 });
             }
             kinds[at].times += 1;
@@ -118,8 +155,8 @@ impl Inputs {
 }
 
 /// Records the masked autoencoder; returns the loss.
-fn pretraining(t: &mut Tape, inputs: &mut Inputs, preset: Preset, batch: usize) -> Tensor {
-    let mae = preset.mae(GRID, PATCH);
+fn pretraining(t: &mut Tape, inputs: &mut Inputs, setup: &Setup) -> Tensor {
+    let (mae, batch) = (setup.mae(), setup.batch);
     let (tokens, kept) = (mae.tokens(), mae.kept());
     let m = mae.record(t, batch, tokens - kept);
     inputs.normal(t, m.volume);
@@ -138,8 +175,9 @@ fn pretraining(t: &mut Tape, inputs: &mut Inputs, preset: Preset, batch: usize) 
 }
 
 /// Records the brain-age model; returns the loss.
-fn finetuning(t: &mut Tape, inputs: &mut Inputs, preset: Preset, batch: usize) -> Tensor {
-    let model = BrainAge { encoder: preset.mae(GRID, PATCH).encoder, loss: AgeLoss::L1 };
+fn finetuning(t: &mut Tape, inputs: &mut Inputs, setup: &Setup) -> Tensor {
+    let batch = setup.batch;
+    let model = BrainAge { encoder: setup.mae().encoder, loss: AgeLoss::L1 };
     let m = model.record(t, batch, false);
     inputs.normal(t, m.volume);
     inputs.normal(t, m.age);
@@ -178,8 +216,8 @@ mod tests {
     #[test]
     fn kinds_cover_every_operation_and_run_again_by_themselves() {
         for mode in [Mode::Pretrain, Mode::Finetune] {
-            let step = TrainingStep::new(Preset::Tiny, mode, 1);
-            let kinds = step.kinds();
+            let step = TrainingStep::new(Setup::new(Preset::Tiny, mode, 1));
+            let kinds = step.kinds(Widths::host::<f32>());
             assert_eq!(kinds.iter().map(|k| k.times).sum::<usize>(), step.tape.ops().len());
             assert_eq!(kinds.iter().map(|k| k.times as u64 * k.flops).sum::<u64>(), step.flops());
             let mut machine = step.machine(&Device::Cpu, true).unwrap();

@@ -103,8 +103,9 @@ impl Emulator {
     }
     /// The same with another amount of memory, in bytes.
     #[must_use]
-    pub fn with_memory(self, memory: usize) -> Self {
-        Emulator { memory, ..self }
+    pub fn with_memory(mut self, memory: usize) -> Self {
+        self.memory = memory;
+        self
     }
     fn allocate(&self, bytes: usize) -> Result<*mut u8> {
         if self.used.get() + bytes > self.memory {

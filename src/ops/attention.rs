@@ -4,12 +4,24 @@
 //! place. Scores exist one tile of query rows at a time; forward keeps only the log of each row's sum of
 //! exponentials, from which the gradient recomputes the weights. A sequence without keys yields zeros.
 use super::lanes;
+use crate::machine::cuda::{Launch, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_head, gemm, scratch};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
 
 /// Scores in a tile: 64 Ki of them, 256 KiB in `f32`, which stays in a core's second-level cache.
 const TILE: usize = 1 << 16;
+
+/// Rows of a block that the kernels stream, and of keys that one of their blocks owns.
+const BLOCK: usize = 64;
+/// Bytes of a row in the kernels' shared memory: 64 columns of bf16.
+const ROW: usize = 128;
+/// Bytes of two blocks that are streamed together.
+const STAGE: usize = 2 * BLOCK * ROW;
+/// Bytes of a row's statistics.
+const STATISTICS: usize = 8;
+/// The longest sequence whose gradient one block of a kernel computes whole: two such blocks fit a multiprocessor.
+const WHOLE: usize = 96;
 
 /// Records attention of `qkv: [B, L, 3 D]` with `heads` heads of `D / heads`; `lengths: [B]` (indices) says how
 /// many keys of each sequence count, or is left out for all. Returns `[B, L, D]`.
@@ -23,7 +35,7 @@ pub fn attention(t: &mut Tape, qkv: Tensor, heads: usize, lengths: Option<Tensor
         t.expect_shape("lengths", lengths, &[batch]);
         assert_eq!(t.info(lengths).dtype, Dtype::Index, "lengths are indices");
     }
-    let y = t.temp(&[batch, length, packed / 3]);
+    let y = t.activation(&[batch, length, packed / 3]);
     let log_sum = t.temp(&[batch, heads, length]);
     t.push(Attention { qkv, lengths, y, log_sum, shape: [batch, length, heads, packed / 3 / heads] });
     y
@@ -54,6 +66,11 @@ impl Attention {
         };
         Head { q: part(0, length), k: part(1, keys), v: part(2, keys) }
     }
+    /// Query rows of a kernel's block, a thread each. Few pad a short sequence less; many share what a long one
+    /// streams.
+    fn query_rows(&self) -> usize {
+        if self.shape[1] <= 5 * BLOCK { BLOCK } else { 2 * BLOCK }
+    }
     fn scale<F: Real>(&self) -> F {
         F::of(1.0 / (self.shape[3] as f64).sqrt())
     }
@@ -77,9 +94,35 @@ impl Op for Attention {
     }
     fn vjp(&self, d: &mut Adjoint) {
         let Some(dy) = d.of(self.y) else { return };
-        let dqkv = d.tape.like(self.qkv);
+        let dqkv = d.tape.activation_like(self.qkv);
         d.tape.push(AttentionGrad { of: *self, dy, dqkv });
         d.add(self.qkv, dqkv);
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let [batch, length, heads, width] = self.shape;
+        assert!(
+            width <= 64 && width.is_multiple_of(8),
+            "heads of width {width}: kernels take multiples of 8 to 64"
+        );
+        let rows = self.query_rows();
+        let stages = if length <= BLOCK { 1 } else { 2 };
+        s.launch(
+            Launch {
+                kernel: "attention",
+                grid: [length.div_ceil(rows), heads, batch],
+                block: rows,
+                shared: rows * ROW + stages * STAGE,
+            },
+            &[
+                s.bf16(self.qkv).into(),
+                self.lengths.map(|l| s.indices(l)).into(),
+                s.bf16(self.y).into(),
+                s.f32(self.log_sum).into(),
+                length.into(),
+                width.into(),
+                self.scale::<f32>().into(),
+            ],
+        )
     }
     fn flops(&self) -> u64 {
         self.products(2)
@@ -161,6 +204,43 @@ impl Op for AttentionGrad {
     fn io(&self) -> Io {
         let Attention { qkv, lengths, y, log_sum, .. } = self.of;
         Io::new([Some(self.dy), Some(qkv), Some(y), Some(log_sum), lengths], [self.dqkv])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let of = self.of;
+        let [batch, length, heads, width] = of.shape;
+        let (dy, qkv, dqkv) = (s.bf16(self.dy), s.bf16(of.qkv), s.bf16(self.dqkv));
+        let (y, log_sum, lengths) = (s.bf16(of.y), s.f32(of.log_sum), of.lengths.map(|l| s.indices(l)));
+        let shape = [length.into(), width.into(), of.scale::<f32>().into()];
+        if length <= WHOLE {
+            let rows = length.next_multiple_of(32);
+            let launch = Launch {
+                kernel: "attention_grad",
+                grid: [1, heads, batch],
+                block: 2 * rows,
+                shared: rows * (4 * ROW + STATISTICS),
+            };
+            let pointers = [dy.into(), qkv.into(), y.into(), log_sum.into(), lengths.into(), dqkv.into()];
+            return s.launch(launch, &[&pointers[..], &shape].concat());
+        }
+        let statistics = s.workspace(batch * heads * length * STATISTICS);
+        let rows = of.query_rows();
+        let queries = Launch {
+            kernel: "attention_grad_q",
+            grid: [length.div_ceil(rows), heads, batch],
+            block: rows,
+            shared: rows * (2 * ROW + STATISTICS) + 2 * STAGE,
+        };
+        let pointers =
+            [dy.into(), qkv.into(), y.into(), log_sum.into(), lengths.into(), dqkv.into(), statistics.into()];
+        s.launch(queries, &[&pointers[..], &shape].concat())?;
+        let keys = Launch {
+            kernel: "attention_grad_kv",
+            grid: [length.div_ceil(BLOCK), heads, batch],
+            block: 2 * BLOCK,
+            shared: STAGE + 2 * (STAGE + BLOCK * STATISTICS),
+        };
+        let pointers = [dy.into(), qkv.into(), lengths.into(), statistics.into(), dqkv.into()];
+        s.launch(keys, &[&pointers[..], &shape].concat())
     }
     fn flops(&self) -> u64 {
         self.of.products(5)

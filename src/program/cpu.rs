@@ -139,6 +139,9 @@ impl<F: Precision> Machine for Cpu<F> {
     fn plan(&self) -> &Plan {
         &self.plan
     }
+    fn bytes(&self) -> usize {
+        self.mem.bytes()
+    }
     fn run_ops(&mut self, ops: Range<usize>) -> cuda::Result<()> {
         Cpu::run_ops(self, ops);
         Ok(())

@@ -14,7 +14,8 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-const WIDTHS: Widths = Widths { real: 4, activation: 2, align: ALIGN };
+/// How wide elements are on a device.
+pub const WIDTHS: Widths = Widths { real: 4, activation: 2, align: ALIGN };
 
 /// What lies round each tensor of a [checked](Cuda::checked) program, and how much of it.
 const GUARD: (u8, usize) = (0xA5, 256);
@@ -235,7 +236,7 @@ impl Cuda {
     ///
     /// # Errors
     /// What the driver says.
-    pub fn bytes(&self, t: Tensor) -> Result<Vec<u8>> {
+    pub fn raw(&self, t: Tensor) -> Result<Vec<u8>> {
         let mut bytes = vec![0; self.tape.len(t) * WIDTHS.of(self.tape.info(t).dtype)];
         self.driver.download(self.at(t), &mut bytes)?;
         Ok(bytes)
@@ -299,6 +300,9 @@ impl Machine for Cuda {
     }
     fn plan(&self) -> &Plan {
         &self.plan
+    }
+    fn bytes(&self) -> usize {
+        Self::parts(&self.tape, &self.plan, &self.stream).total()
     }
     /// Captures the operations into a graph the first time, and replays it.
     fn run_ops(&mut self, ops: Range<usize>) -> Result<()> {

@@ -16,6 +16,8 @@ pub trait Machine {
     fn tape(&self) -> &Tape;
     /// Where everything lies.
     fn plan(&self) -> &Plan;
+    /// Bytes that the machine holds for the program.
+    fn bytes(&self) -> usize;
     /// Runs some of the operations, in order.
     fn run_ops(&mut self, ops: Range<usize>) -> cuda::Result<()>;
     /// Runs some of the operations and says how long they took, once they are done.

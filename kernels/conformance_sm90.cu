@@ -1,0 +1,155 @@
+// What the primitives of sm_90 do; see conformance.cu. One block each, of 128 threads.
+#include "ptx.cuh"
+
+namespace {
+
+constexpr int THREADS = 128;
+
+__device__ __forceinline__ int small(uint32_t i) {
+  return static_cast<int>((i * 2654435761u) >> 28) - 8;
+}
+
+// Waits, in all threads, until one has loaded `bytes` to shared memory by `load(to, barrier)`, and writes
+// them out.
+template <class Load>
+__device__ __forceinline__ void dump(uint32_t* __restrict__ out, int bytes, Load load) {
+  DYN_SMEM(unsigned char, shared);  // [bytes], then a barrier
+  const uint32_t barrier = ptx::smem_u32(shared + bytes);
+  for (int i = threadIdx.x; i < bytes / 4; i += THREADS) {
+    reinterpret_cast<uint32_t*>(shared)[i] = 0xABABABAB;
+  }
+  if (threadIdx.x == 0) {
+    ptx::mbar_init(barrier, 1);
+    ptx::mbar_fence_init();
+  }
+  ptx::fence_proxy_async();
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    ptx::mbar_arrive_expect_tx(barrier, bytes);
+    load(ptx::smem_u32(shared), barrier);
+  }
+  ptx::mbar_wait(barrier, 0);
+  for (int i = threadIdx.x; i < bytes / 4; i += THREADS) {
+    out[i] = reinterpret_cast<const uint32_t*>(shared)[i];
+  }
+}
+
+// One wgmma of k = 16 after another over 64 k, the first one without what d was before. The tiles are written
+// by the threads: along K as [rows][64], or along M and N (TRANS) as [rows / 64][64 k][64].
+template <int N, int TRANS_A, int TRANS_B>
+__device__ __forceinline__ void multiply(uint32_t* __restrict__ out /* [N / 2][THREADS] */) {
+  constexpr uint32_t EIGHT_ROWS = 1024;
+  constexpr uint32_t SIXTY_FOUR_ROWS = 8 * EIGHT_ROWS;
+  constexpr uint32_t DEPTH = 16;
+  DYN_SMEM(__nv_bfloat16, shared);  // [64 + N][64]
+  for (int i = threadIdx.x; i < (64 + N) * 64; i += THREADS) {
+    const int row = i / 64;
+    const int chunk = i % 64 / 8 ^ row % 8;
+    shared[row * 64 + chunk * 8 + i % 8] = __float2bfloat16(small(i));
+  }
+  ptx::fence_proxy_async();
+  __syncthreads();
+  const uint32_t a = ptx::smem_u32(shared);
+  const uint32_t b = a + SIXTY_FOUR_ROWS;
+  const auto descriptor = [](uint32_t tile, int step, bool trans) {
+    return trans ? ptx::desc_sw128(tile + step * 2 * EIGHT_ROWS, SIXTY_FOUR_ROWS, EIGHT_ROWS)
+                 : ptx::desc_sw128(tile + step * DEPTH * 2, 16, EIGHT_ROWS);
+  };
+  float d[N / 2];
+#pragma unroll
+  for (int r = 0; r < N / 2; r++) {
+    d[r] = 1000.0f;
+  }
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int step = 0; step < 4; step++) {
+    ptx::wgmma_bf16<N, TRANS_A, TRANS_B>(d, descriptor(a, step, TRANS_A), descriptor(b, step, TRANS_B),
+                                         step > 0);
+  }
+  ptx::wgmma_commit();
+  ptx::wgmma_wait<0>();
+#pragma unroll
+  for (int r = 0; r < N / 2; r++) {
+    out[r * THREADS + threadIdx.x] = __float_as_uint(d[r]);
+  }
+}
+
+}  // namespace
+
+// A box of a map, with or without swizzle, that begins at (x, y), which may lie outside the tensor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_tma_2d(const __grid_constant__ TensorMap map, int x, int y, int bytes,
+                   uint32_t* __restrict__ out /* [bytes / 4] */) {
+  dump(out, bytes, [&](uint32_t to, uint32_t barrier) { ptx::tma_load_2d(to, &map, x, y, barrier); });
+}
+EMU_KERNEL(conform_tma_2d)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_tma_3d(const __grid_constant__ TensorMap map, int x, int y, int z, int bytes,
+                   uint32_t* __restrict__ out /* [bytes / 4] */) {
+  dump(out, bytes, [&](uint32_t to, uint32_t barrier) { ptx::tma_load_3d(to, &map, x, y, z, barrier); });
+}
+EMU_KERNEL(conform_tma_3d)
+
+// Numbers handed from threads 0..31 to 32..127 and back, four times: two barriers, whose phases alternate.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_mbarrier(uint32_t* __restrict__ out /* [4][96] */) {
+  struct Shared {
+    uint64_t full;
+    uint64_t empty;
+    uint32_t numbers[32];
+  };
+  DYN_SMEM(Shared, shared);
+  const uint32_t full = ptx::smem_u32(&shared->full);
+  const uint32_t empty = ptx::smem_u32(&shared->empty);
+  if (threadIdx.x == 0) {
+    ptx::mbar_init(full, 32);
+    ptx::mbar_init(empty, 96);
+    ptx::mbar_fence_init();
+  }
+  __syncthreads();
+  for (int round = 0; round < 4; round++) {
+    if (threadIdx.x < 32) {
+      ptx::mbar_wait(empty, round % 2 ^ 1);
+      shared->numbers[threadIdx.x] = round * 100 + threadIdx.x;
+      ptx::mbar_arrive(full);
+    } else {
+      ptx::mbar_wait(full, round % 2);
+      out[round * 96 + threadIdx.x - 32] = shared->numbers[threadIdx.x % 32 ^ 1];
+      ptx::mbar_arrive(empty);
+    }
+  }
+}
+EMU_KERNEL(conform_mbarrier)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_n64(uint32_t* __restrict__ out /* [32][128] */) {
+  multiply<64, 0, 0>(out);
+}
+EMU_KERNEL(conform_wgmma_n64)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_n128(uint32_t* __restrict__ out /* [64][128] */) {
+  multiply<128, 0, 0>(out);
+}
+EMU_KERNEL(conform_wgmma_n128)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_n256(uint32_t* __restrict__ out /* [128][128] */) {
+  multiply<256, 0, 0>(out);
+}
+EMU_KERNEL(conform_wgmma_n256)
+
+// b along N
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_n128_trans_b(uint32_t* __restrict__ out /* [64][128] */) {
+  multiply<128, 0, 1>(out);
+}
+EMU_KERNEL(conform_wgmma_n128_trans_b)
+
+// a along M, b along N
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_n128_trans(uint32_t* __restrict__ out /* [64][128] */) {
+  multiply<128, 1, 1>(out);
+}
+EMU_KERNEL(conform_wgmma_n128_trans)

@@ -1,0 +1,116 @@
+// Kernels with one mistake each, made where `bug` is not 0, in what sm_90 adds; see planted.cu.
+#include "ptx.cuh"
+
+constexpr int THREADS = 128;
+constexpr int TILE = 64;  // rows and columns
+constexpr uint32_t TILE_BYTES = TILE * TILE * sizeof(__nv_bfloat16);
+constexpr uint32_t EIGHT_ROWS = 8 * TILE * sizeof(__nv_bfloat16);
+
+namespace {
+
+// d[64][64] += a[64][64] * b[64][64]^T, of tiles with 128-byte swizzle.
+__device__ __forceinline__ void multiply(float (&d)[32], uint32_t a, uint32_t b, uint32_t stride) {
+  ptx::wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < TILE; k += 16) {
+    const uint32_t at = k * sizeof(__nv_bfloat16);
+    ptx::wgmma_bf16<64>(d, ptx::desc_sw128(a + at, 16, stride), ptx::desc_sw128(b + at, 16, EIGHT_ROWS), 1);
+  }
+  ptx::wgmma_commit();
+}
+
+__device__ __forceinline__ void store(float* __restrict__ c /* [64][64] */, const float (&d)[32]) {
+#pragma unroll
+  for (int r = 0; r < 32; r++) {
+    const int row = warp_id() * 16 + lane_id() / 4 + r / 2 % 2 * 8;
+    const int column = r / 4 * 8 + lane_id() % 4 * 2 + r % 2;
+    c[row * TILE + column] = d[r];
+  }
+}
+
+}  // namespace
+
+// c = a * b^T, of tiles that threads write to shared memory.
+// Bug 1: the tensor cores may not see them (no proxy fence). Bug 2: they may not be written yet (no barrier).
+// Bug 3: the descriptor of `a` tells half the distance between eight rows and the next eight.
+struct Plain {
+  __nv_bfloat16 a[TILE * TILE];
+  __nv_bfloat16 b[TILE * TILE];
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    planted_product(const __nv_bfloat16* __restrict__ a /* [64][64] */,
+                    const __nv_bfloat16* __restrict__ b /* [64][64] */, float* __restrict__ c /* [64][64] */,
+                    int bug) {
+  DYN_SMEM(Plain, shared);
+  for (int chunk = threadIdx.x; chunk < TILE * TILE / 8; chunk += THREADS) {
+    const int row = chunk / 8;
+    const int at = row * TILE + (chunk % 8 ^ row % 8) * 8;
+    *reinterpret_cast<uint4*>(shared->a + at) = reinterpret_cast<const uint4*>(a)[chunk];
+    *reinterpret_cast<uint4*>(shared->b + at) = reinterpret_cast<const uint4*>(b)[chunk];
+  }
+  if (bug != 1) {
+    ptx::fence_proxy_async();
+  }
+  if (bug != 2) {
+    __syncthreads();
+  }
+  float d[32] = {};
+  multiply(d, ptx::smem_u32(shared->a), ptx::smem_u32(shared->b), bug == 3 ? EIGHT_ROWS / 2 : EIGHT_ROWS);
+  ptx::wgmma_wait<0>();
+  store(c, d);
+}
+EMU_KERNEL(planted_product)
+
+// c = sum over t of a[t] * b[t]^T, of tiles that TMA loads into a ring of two stages; one thread of a fifth
+// warp issues the loads. Bug 1: it does not wait until a stage is free. Bug 2: a stage is given free while
+// the tensor cores read it.
+constexpr int STAGES = 2;
+
+struct __align__(1024) Ring {
+  __nv_bfloat16 a[STAGES][TILE * TILE];
+  __nv_bfloat16 b[STAGES][TILE * TILE];
+  uint64_t full[STAGES];
+  uint64_t empty[STAGES];
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS + 32)
+    planted_ring(const __grid_constant__ TensorMap a /* [tiles][64][64] */,
+                 const __grid_constant__ TensorMap b /* [tiles][64][64] */,
+                 float* __restrict__ c /* [64][64] */, int tiles, int bug) {
+  DYN_SMEM(Ring, ring);
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < STAGES; s++) {
+      ptx::mbar_init(ptx::smem_u32(&ring->full[s]), 1);
+      ptx::mbar_init(ptx::smem_u32(&ring->empty[s]), THREADS);
+    }
+    ptx::mbar_fence_init();
+  }
+  __syncthreads();
+  if (threadIdx.x >= THREADS) {
+    for (int t = 0; t < tiles && threadIdx.x == THREADS; t++) {
+      const int s = t % STAGES;
+      const uint32_t full = ptx::smem_u32(&ring->full[s]);
+      if (bug != 1) {
+        ptx::mbar_wait(ptx::smem_u32(&ring->empty[s]), t / STAGES % 2 ^ 1);
+      }
+      ptx::mbar_arrive_expect_tx(full, 2 * TILE_BYTES);
+      ptx::tma_load_3d(ptx::smem_u32(ring->a[s]), &a, 0, 0, t, full);
+      ptx::tma_load_3d(ptx::smem_u32(ring->b[s]), &b, 0, 0, t, full);
+    }
+    return;
+  }
+  float d[32] = {};
+  for (int t = 0; t < tiles; t++) {
+    const int s = t % STAGES;
+    ptx::mbar_wait(ptx::smem_u32(&ring->full[s]), t / STAGES % 2);
+    multiply(d, ptx::smem_u32(ring->a[s]), ptx::smem_u32(ring->b[s]), EIGHT_ROWS);
+    if (bug != 2) {
+      ptx::wgmma_wait<0>();
+    }
+    ptx::mbar_arrive(ptx::smem_u32(&ring->empty[s]));
+  }
+  ptx::wgmma_wait<0>();
+  store(c, d);
+}
+EMU_KERNEL(planted_ring)
