@@ -15,13 +15,6 @@
 #include "tile.cuh"
 #include "vec.cuh"
 
-// Two vectors: sums in f32 beside activations in bf16.
-__device__ __forceinline__ void store(float* to, const float (&x)[8]) {
-  float4* vectors = reinterpret_cast<float4*>(to);
-  vectors[0] = make_float4(x[0], x[1], x[2], x[3]);
-  vectors[1] = make_float4(x[4], x[5], x[6], x[7]);
-}
-
 namespace gemm {
 
 constexpr int THREADS = 128;
