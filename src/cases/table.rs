@@ -15,8 +15,11 @@ pub fn table() -> Vec<Case> {
 
 fn linear() -> Vec<Case> {
     let mut cases = Vec::new();
-    // One row; rows that are not a whole number of blocks of 32; extents that are no multiple of a vector.
-    for [rows, n, k] in [[1, 1, 1], [3, 5, 7], [33, 16, 12], [70, 19, 64]] {
+    // One row; rows that are not a whole number of blocks of 32; extents that are no multiple of a vector. On a GPU: sums
+    // longer than the ring of stages, in small tiles and in large ones; rows in several splits of a weight's gradient.
+    for [rows, n, k] in
+        [[1, 1, 1], [3, 5, 7], [33, 16, 12], [70, 19, 64], [40, 9, 330], [136, 136, 264], [520, 16, 24]]
+    {
         let shape = format!("{rows} x {k} -> {n}");
         let layer = move |r: &mut Recorder| [r.param(&[rows, k]), r.param(&[n, k]), r.param(&[n])];
         cases.push(Case::new("linear", shape.clone(), move |r| {
@@ -38,12 +41,25 @@ fn linear() -> Vec<Case> {
             let skip = r.param(&[rows, n]);
             ops::linear_residual(&mut r.tape, x, w, b, skip, None).into()
         }));
+        let exact = Case::new("linear_residual", format!("{shape}, whole numbers"), move |r| {
+            let [x, w, b] = layer(r);
+            let skip = r.param(&[rows, n]);
+            ops::linear_residual(&mut r.tape, x, w, b, skip, None).into()
+        });
+        cases.push(exact.on_whole_numbers());
     }
-    cases.push(Case::new("linear_residual", "3 samples x 17 rows, one dropped", |r| {
-        let (x, skip) = (r.param(&[3, 17, 6]), r.param(&[3, 17, 5]));
+    cases.push(Case::new("linear_residual", "3 samples x 16 rows, one dropped", |r| {
+        let (x, skip) = (r.param(&[3, 16, 6]), r.param(&[3, 16, 5]));
         let (w, b) = (r.param(&[5, 6]), r.param(&[5]));
         let scale = r.values(&[3], vec![1.25, 0.0, 1.25]);
         ops::linear_residual(&mut r.tape, x, w, b, skip, Some(scale)).into()
+    }));
+    cases.push(Case::new("linear_real", "5 samples to an age", |r| {
+        let (x, w, b) = (r.param(&[5, 24]), r.param(&[1, 24]), r.param(&[1]));
+        let pred = ops::linear_real(&mut r.tape, x, w, b);
+        let age = r.input(&[5]);
+        let loss = ops::age_loss(&mut r.tape, pred, age, AgeLoss::L2);
+        Outputs { differentiable: vec![loss.loss], other: vec![pred], ..Outputs::default() }
     }));
     cases
 }
@@ -100,6 +116,13 @@ fn tokens() -> Vec<Case> {
             let kept = (0..2).flat_map(|_| r.permutation(16)[..5].to_vec()).collect();
             let ids = r.indices(&[2, 5], kept);
             let (w, b) = (r.param(&[6, 2, 2, 2, 2]), r.param(&[6]));
+            ops::patch_embed(&mut r.tape, volume, ids, w, b).into()
+        }),
+        Case::new("patch_embed", "16 x 24 x 16 in 8³, 7 of 12 kept, large tiles", |r| {
+            let volume = r.activation(&[2, 1, 16, 24, 16]);
+            let kept = (0..2).flat_map(|_| r.permutation(12)[..7].to_vec()).collect();
+            let ids = r.indices(&[2, 7], kept);
+            let (w, b) = (r.param(&[136, 1, 8, 8, 8]), r.param(&[136]));
             ops::patch_embed(&mut r.tape, volume, ids, w, b).into()
         }),
         Case::new("gather_tokens", "3 of 8, after a class token", move |r| {

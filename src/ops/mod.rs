@@ -20,7 +20,7 @@ pub use attention::attention;
 pub use copy::copy;
 pub use drop_path::drop_path;
 pub use layer_norm::layer_norm;
-pub use linear::{Gelu, linear, linear_gelu, linear_residual};
+pub use linear::{Gelu, linear, linear_gelu, linear_real, linear_residual};
 pub use mean_pool::mean_pool;
 pub use patch_embed::patch_embed;
 pub use patches::Patches;
