@@ -281,8 +281,9 @@ class Step:
 
     def run(self):
         with torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bf16"):
-            self.loss = self.forward(*self.inputs)
-        self.loss.backward()
+            loss = self.forward(*self.inputs)
+        loss.backward()
+        self.loss = loss.detach()
         nn.utils.clip_grad_norm_(self.params, 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
@@ -290,7 +291,8 @@ class Step:
     def prepare(self, captured):
         """Compiles and warms up, and then captures the whole step, if asked to."""
         self.graph = None
-        stream = torch.cuda.Stream() if self.device == "cuda" else None
+        measure.synchronise(self.device)
+        stream = torch.cuda.Stream() if captured else None  # what is captured is warmed up on the stream it is captured on
         with torch.cuda.stream(stream):
             for _ in range(4):
                 self.run()
@@ -319,7 +321,8 @@ class Steps:
         how, *extras = variant.split("+")
         stream = torch.bfloat16 if self.args.dtype == "bf16" and "f32" not in extras else None
         if self.made != (how, stream):
-            self.step = None  # its memory is free before more is taken
+            self.step = None
+            torch._dynamo.reset()  # the step before is forgotten, and its memory free, before more is taken
             self.step, self.made = Step(how, stream, self.args), (how, stream)
         self.step.prepare("graph" in extras)
         return self.step
@@ -364,7 +367,7 @@ def measure_variant(variant, steps, peak):
     if args.device == "cuda":
         found |= dict(peak_memory=torch.cuda.max_memory_allocated(), reserved_memory=torch.cuda.max_memory_reserved())
     params = sum(p.numel() for p in step.params)
-    return found | dict(params=params, loss=float(step.loss.detach()), ready_s=round(ready_s, 1), other_cpu_frac=round(other, 3))
+    return found | dict(params=params, loss=float(step.loss), ready_s=round(ready_s, 1), other_cpu_frac=round(other, 3))
 
 
 def arguments():
