@@ -5,6 +5,7 @@ equals too, and so they are timed at the same work.
 
     check.py tests/golden/tiny
 """
+
 import json
 import pathlib
 import struct
@@ -28,13 +29,19 @@ def load(path):
     for name, about in json.loads(data[8:start]).items():
         if name != "__metadata__":
             values = data[start:][slice(*about["data_offsets"])]
-            arrays[name] = torch.from_numpy(np.frombuffer(values, kinds[about["dtype"]]).copy()).view(about["shape"])
+            arrays[name] = torch.from_numpy(np.frombuffer(values, kinds[about["dtype"]]).copy()).view(
+                about["shape"]
+            )
     return arrays
 
 
 def renamed(arrays):
     """By the peer's names, where `arrays` have those of facebookresearch/mae."""
-    shorter = lambda name: name.replace(".attn.", ".").replace(".mlp.", ".").replace("patch_embed.proj", "patch_embed")
+    shorter = (
+        lambda name: name.replace(".attn.", ".")
+        .replace(".mlp.", ".")
+        .replace("patch_embed.proj", "patch_embed")
+    )
     return {shorter(name): a for name, a in arrays.items()}
 
 
@@ -48,7 +55,8 @@ def take_up(model, arrays, worst):
 
 
 class Worst:
-    """The largest difference of each kind of thing that is compared, relative to the largest value where that is above 1."""
+    """The largest difference of each kind of thing, relative to its largest value where that is above 1."""
+
     def __init__(self):
         self.found = {}
 
@@ -66,7 +74,9 @@ class Worst:
 
 def pretraining(folder, meta, worst):
     inputs, activations = load(folder / "input.safetensors"), load(folder / "activations.safetensors")
-    shapes = [tuple(meta[key] for key in keys) for keys in (("dim", "depth", "heads"), ("ddim", "ddepth", "dheads"))]
+    shapes = [
+        tuple(meta[key] for key in keys) for keys in (("dim", "depth", "heads"), ("ddim", "ddepth", "dheads"))
+    ]
     model = peer_mae.Mae(meta["volume"], meta["patch"], *shapes)
     take_up(model, load(folder / "params.safetensors"), worst)
     params = dict(model.named_parameters())
@@ -75,7 +85,7 @@ def pretraining(folder, meta, worst):
         ids = inputs[f"noise.{i}"].argsort(dim=1)
         if i == 0:
             pred = model.predict(peer_mae.patchify(inputs["volume"], meta["patch"]), ids)
-            worst.add("predictions", pred, peer_mae.take(activations["pred"], ids[:, model.kept:]))
+            worst.add("predictions", pred, peer_mae.take(activations["pred"], ids[:, model.kept :]))
         loss = model(inputs["volume"], ids)
         optimiser.zero_grad()
         loss.backward()
@@ -92,16 +102,21 @@ def pretraining(folder, meta, worst):
 
 def finetuning(folder, meta, worst):
     recorded = load(folder / "finetune.safetensors")
-    model = peer_mae.BrainAge(meta["volume"], meta["patch"], tuple(meta[key] for key in ("dim", "depth", "heads")))
-    part = lambda prefix: {name[len(prefix):]: a for name, a in recorded.items() if name.startswith(prefix)}
+    model = peer_mae.BrainAge(
+        meta["volume"], meta["patch"], tuple(meta[key] for key in ("dim", "depth", "heads"))
+    )
+    part = lambda prefix: {name[len(prefix) :]: a for name, a in recorded.items() if name.startswith(prefix)}
     take_up(model, part("param."), worst)
     age = recorded["y"].view(-1)
     worst.add("fine-tuning predictions", model.predict(recorded["volume"]), recorded["pred"])
     loss = model(recorded["volume"], age)
     loss.backward()
     worst.add("fine-tuning losses", loss.detach(), recorded["loss"])
-    worst.add_all("fine-tuning gradients", {name: p.grad for name, p in model.named_parameters()},
-                  renamed(part("grad.")))
+    worst.add_all(
+        "fine-tuning gradients",
+        {name: p.grad for name, p in model.named_parameters()},
+        renamed(part("grad.")),
+    )
 
 
 def main():

@@ -1,5 +1,5 @@
 // One planted fault for each tool of compute-sanitizer, so that its silence about other programs means something:
-// a tool that reports nothing here does not work on this machine. Usage: faults memcheck|initcheck|racecheck|synccheck.
+// a tool that reports nothing here does not work on this machine. Its argument is the tool's name.
 #include <cstdio>
 #include <cstring>
 

@@ -43,14 +43,16 @@ peer_step() { # LIMIT_S VARIANTS SHAPE..
 ops() { # GYRUS_LIMIT_S PEER_LIMIT_S KINDS SHAPE..
     shape "${@:4}"
     part ops "$label" gyrus "$1" "$gyrus" bench ops --device cuda --json "${shape[@]}"
-    part ops "$label" peer "$2" "$python" "$here/peer_ops.py" --device cuda --kinds "$3" --budget-s "$(($2 - 10))" "${shape[@]}"
+    part ops "$label" peer "$2" "$python" "$here/peer_ops.py" --device cuda --kinds "$3" \
+        --budget-s "$(($2 - 10))" "${shape[@]}"
 }
 
 # compute-sanitizer, which lies beside nvcc or in a folder of its own.
 find_tool() {
-    local tool folder
-    folder=$(dirname "$(readlink -f "$(command -v nvcc || echo /usr/local/cuda/bin/nvcc)")")
-    for tool in "$(command -v "$1")" {"$folder","$folder/..","${CUDA_HOME:-/usr/local/cuda}"}/{.,bin,compute-sanitizer}/"$1"; do
+    local nvcc toolkit tool
+    nvcc=$(readlink -f "$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")")
+    toolkit=${nvcc%/bin/nvcc}
+    for tool in "$(command -v "$1")" "$toolkit"/bin/"$1" "$toolkit"/compute-sanitizer/"$1"; do
         [ -f "$tool" ] && [ -x "$tool" ] && { echo "$tool"; return; }
     done
     echo "$1"

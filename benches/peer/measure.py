@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Clocks, and what a machine is and reaches: shared by the peer's programs. By itself it prints one JSON line: names,
 versions, clocks, and the two ceilings (a large copy, a large square product)."""
+
 import datetime
 import json
 import math
@@ -33,6 +34,7 @@ def seconds(fn, device):
 
 class Flush:
     """Fills the second-level cache with something else. It reads, so that nothing is left to be written back."""
+
     def __init__(self):
         self.other = torch.ones(FLUSH_BYTES // 4, device="cuda")
 
@@ -50,7 +52,10 @@ def times_ms(fn, device, calls, flush=None):
         return [1e3 * seconds(fn, device) for _ in range(calls)]
     times = []
     while len(times) < calls:
-        pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(min(GROUP, calls - len(times)))]
+        pairs = [
+            [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            for _ in range(min(GROUP, calls - len(times)))
+        ]
         torch.cuda._sleep(BACKLOG_CYCLES)
         for before, after in pairs:
             if flush:
@@ -84,7 +89,7 @@ def product_gflops(device, dtype, n=None):
     n = n or (8192 if device == "cuda" else 2048)
     a, b = (uniform(n, n, device=device, dtype=dtype) for _ in range(2))
     median, least = median_min_us(lambda: a @ b, device, budget_s=0.5, most=50)
-    return 2 * n ** 3 / (median if device == "cuda" else least) / 1e3
+    return 2 * n**3 / (median if device == "cuda" else least) / 1e3
 
 
 def copy_gbs(device):
@@ -97,6 +102,7 @@ def copy_gbs(device):
 
 class OtherLoad:
     """The share of the machine's processors that other processes use between its making and `frac`."""
+
     def __init__(self):
         self.start, self.own, self.busy = time.perf_counter(), time.process_time(), self.machine()
 
@@ -128,19 +134,36 @@ def text_of(command):
 
 
 def nvidia_smi():
-    fields = ["name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit"]
+    fields = [
+        "name",
+        "driver_version",
+        "memory.total",
+        "clocks.sm",
+        "clocks.max.sm",
+        "clocks.mem",
+        "power.limit",
+    ]
     found = text_of(["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"])
     return dict(zip(fields, (value.strip() for value in found.split(",")))) if found else {}
 
 
 def machine(device):
-    found = dict(torch=torch.__version__, processor=processor(), threads=torch.get_num_threads(),
-                 system=platform.system())
+    found = dict(
+        torch=torch.__version__,
+        processor=processor(),
+        threads=torch.get_num_threads(),
+        system=platform.system(),
+    )
     if device == "cuda":
         about = torch.cuda.get_device_properties(0)
-        found |= dict(gpu=about.name, cuda=torch.version.cuda, multiprocessors=about.multi_processor_count,
-                      cache_bytes=about.L2_cache_size, memory_bytes=about.total_memory,
-                      cudnn=torch.backends.cudnn.version())
+        found |= dict(
+            gpu=about.name,
+            cuda=torch.version.cuda,
+            multiprocessors=about.multi_processor_count,
+            cache_bytes=about.L2_cache_size,
+            memory_bytes=about.total_memory,
+            cudnn=torch.backends.cudnn.version(),
+        )
     return found
 
 

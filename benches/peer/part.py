@@ -7,6 +7,7 @@ The JSON lines that the command prints are kept as `found`, all that it prints g
 its command exits with 0; a `sanitizer` also needs summaries, and none with an error; a `control`, a sanitizer on a
 planted fault, is ok when the fault is reported.
 """
+
 import argparse
 import json
 import os
@@ -22,10 +23,16 @@ SUMMARY = re.compile(r"^========= (?:ERROR|RACECHECK|LEAK) SUMMARY: (\d+) .*", r
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--deadline", type=float, required=True, help="of the whole run, in seconds since 1970")
-    parser.add_argument("--only", default="", help="parts whose `KIND CASE PROGRAM` matches this; others are left out")
+    parser.add_argument(
+        "--deadline", type=float, required=True, help="of the whole run, in seconds since 1970"
+    )
+    parser.add_argument(
+        "--only", default="", help="parts whose `KIND CASE PROGRAM` matches this; others are left out"
+    )
     parser.add_argument("kind")
     parser.add_argument("case")
     parser.add_argument("program")
@@ -72,7 +79,9 @@ def judge(kind, output, status):
     summaries = list(SUMMARY.finditer(output))
     if not summaries:
         return False, f"no summary: {last[0]}"[:300]
-    errors, said = sum(int(s[1]) for s in summaries), "; ".join(s[0].removeprefix("========= ") for s in summaries)
+    errors, said = sum(int(s[1]) for s in summaries), "; ".join(
+        s[0].removeprefix("========= ") for s in summaries
+    )
     return (errors > 0 and status != 0) if kind == "control" else (errors == 0 and status == 0), said
 
 
@@ -93,11 +102,15 @@ def main():
             says = f"stopped after {limit_s:.0f} s; last: {says}"
         about |= dict(ok=ok, says=says, status=status, seconds=round(seconds, 1), found=json_lines(output))
         with open(args.out / "log.txt", "a") as log:
-            log.write(f"== {name}: {' '.join(args.command)}\n{output}\n== exit status {status}, {seconds:.1f} s\n\n")
+            log.write(
+                f"== {name}: {' '.join(args.command)}\n{output}\n== exit status {status}, {seconds:.1f} s\n\n"
+            )
     with open(args.out / "run.jsonl", "a") as record:
         record.write(json.dumps(about) + "\n")
     shown = "" if about["ok"] and about["found"] else f": {about['says'][:120]}"
-    print(f"{'ok  ' if about['ok'] else 'FAIL'} {about.get('seconds', 0.0):6.1f} s  {name}{shown}", flush=True)
+    print(
+        f"{'ok  ' if about['ok'] else 'FAIL'} {about.get('seconds', 0.0):6.1f} s  {name}{shown}", flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Variants: eager, compile, or autotune (max-autotune-no-cudagraphs: minutes); wit
 included, is captured as one CUDA graph. Under bf16 the tokens between blocks are bf16 too, which is faster than the f32
 that autocast leaves them in; +f32 leaves them so.
 """
+
 import argparse
 import contextlib
 import json
@@ -42,9 +43,19 @@ def start_tuned():
         return
     library = os.path.join(tempfile.gettempdir(), f"peer_mkl_{os.getuid()}.so")
     source = "int mkl_serv_intel_cpu_true(void){return 1;}\nint mkl_serv_intel_cpu(void){return 1;}\n"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=source.encode(), check=True)
-    keep = {"MALLOC_TRIM_THRESHOLD_": str(1 << 36), "MALLOC_MMAP_THRESHOLD_": str(1 << 36), "MALLOC_TOP_PAD_": str(1 << 26)}
-    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PEER_TUNED": "1", "LD_PRELOAD": library, **keep})
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=source.encode(), check=True
+    )
+    keep = {
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 36),
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 36),
+        "MALLOC_TOP_PAD_": str(1 << 26),
+    }
+    os.execve(
+        sys.executable,
+        [sys.executable, *sys.argv],
+        {**os.environ, "PEER_TUNED": "1", "LD_PRELOAD": library, **keep},
+    )
 
 
 if "--tuned" in sys.argv:
@@ -57,8 +68,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import measure
 
-
 # The model.
+
 
 def positions(dim, grid):
     """Sines and cosines of the three coordinates, 2 ceil(dim / 6) channels each; a row of zeros for the class token."""
@@ -67,13 +78,17 @@ def positions(dim, grid):
     axes = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [a.reshape(-1, 1) * rates for a in axes]
     table = torch.cat([part for a in angles for part in (a.sin(), a.cos())], dim=1)[:, :dim]
-    return torch.cat([torch.zeros(1, dim, dtype=torch.float64), table]).unsqueeze(0).to(torch.get_default_dtype())
+    return (
+        torch.cat([torch.zeros(1, dim, dtype=torch.float64), table])
+        .unsqueeze(0)
+        .to(torch.get_default_dtype())
+    )
 
 
 def patchify(volume, p):  # [B, 1, X, Y, Z] -> [B, L, p³]
     B, _, X, Y, Z = volume.shape
     split = volume.view(B, X // p, p, Y // p, p, Z // p, p).permute(0, 1, 3, 5, 2, 4, 6)
-    return split.reshape(B, -1, p ** 3)
+    return split.reshape(B, -1, p**3)
 
 
 def take(x, ids):  # [B, T, D], [B, M] -> [B, M, D]
@@ -103,7 +118,7 @@ class Encoder(nn.Module):
         self.tokens = math.prod(self.grid)
         self.kept = int(self.tokens * (1 - MASK_RATIO))
         self.stream = None  # what the tokens between blocks are made; nothing: what they happen to be
-        self.patch_embed = nn.Linear(patch ** 3, dim)
+        self.patch_embed = nn.Linear(patch**3, dim)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
         self.register_buffer("pos_embed", positions(dim, self.grid))
         self.blocks = nn.ModuleList(Block(dim, heads) for _ in range(depth))
@@ -131,7 +146,7 @@ class Mae(Encoder):
         super().__init__(grid, patch, encoder)
         dim, (ddim, ddepth, dheads) = encoder[0], decoder
         self.norm, self.decoder_norm = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(ddim, eps=1e-6)
-        self.decoder_embed, self.decoder_pred = nn.Linear(dim, ddim), nn.Linear(ddim, patch ** 3)
+        self.decoder_embed, self.decoder_pred = nn.Linear(dim, ddim), nn.Linear(ddim, patch**3)
         self.mask_token = nn.Parameter(0.02 * torch.randn(1, 1, ddim))
         self.register_buffer("decoder_pos_embed", positions(ddim, self.grid))
         self.decoder_blocks = nn.ModuleList(Block(ddim, dheads) for _ in range(ddepth))
@@ -145,18 +160,18 @@ class Mae(Encoder):
         """
         B, L = ids.shape
         pos = self.pos_embed[:, 1:].expand(B, -1, -1)
-        keep = ids[:, :self.kept]
+        keep = ids[:, : self.kept]
         x = self.decoder_embed(self.norm(self.encode(take(patches, keep), take(pos, keep))))
         fill = self.mask_token.expand(B, L - self.kept, -1)
         pos = self.decoder_pos_embed.expand(B, -1, -1)
         x = torch.cat([x, fill], dim=1) + torch.cat([pos[:, :1], take(pos[:, 1:], ids)], dim=1)
         x = self.run(self.decoder_blocks, x)
-        return self.decoder_pred(self.decoder_norm(x[:, 1 + self.kept:]))
+        return self.decoder_pred(self.decoder_norm(x[:, 1 + self.kept :]))
 
     def forward(self, volume, ids):  # ids: all patches, the kept ones first
         patches = patchify(volume, self.patch)
         pred = self.predict(patches, ids)
-        return reconstruction_loss(pred, take(patches, ids[:, self.kept:]), self.mask_token.dtype)
+        return reconstruction_loss(pred, take(patches, ids[:, self.kept :]), self.mask_token.dtype)
 
 
 def reconstruction_loss(pred, patches, dtype):
@@ -187,8 +202,10 @@ def make_model(mode, preset, grid, patch):
 
 def make_optimiser(model, lr, **how):
     params = list(model.parameters())
-    groups = [dict(params=[p for p in params if p.ndim > 1], weight_decay=0.05),
-              dict(params=[p for p in params if p.ndim == 1], weight_decay=0.0)]
+    groups = [
+        dict(params=[p for p in params if p.ndim > 1], weight_decay=0.05),
+        dict(params=[p for p in params if p.ndim == 1], weight_decay=0.0),
+    ]
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), **how)
 
 
@@ -196,11 +213,16 @@ def products(mode, preset, grid, patch, batch):
     """The matrix products of a forward pass: linear layers as (rows, outputs, inputs, times), patch embedding first,
     and attentions as (length, heads, head width, times)."""
     (dim, depth, heads), (ddim, ddepth, dheads) = PRESETS[preset]
-    tokens, values = math.prod(n // patch for n in grid), patch ** 3
+    tokens, values = math.prod(n // patch for n in grid), patch**3
     kept = int(tokens * (1 - MASK_RATIO)) if mode == "pretrain" else tokens
 
     def blocks(rows, d, times):
-        return [(rows, 3 * d, d, times), (rows, d, d, times), (rows, 4 * d, d, times), (rows, d, 4 * d, times)]
+        return [
+            (rows, 3 * d, d, times),
+            (rows, d, d, times),
+            (rows, 4 * d, d, times),
+            (rows, d, 4 * d, times),
+        ]
 
     seen = batch * (1 + kept)
     linear = [(batch * kept, dim, values, 1)] + blocks(seen, dim, depth)
@@ -214,16 +236,21 @@ def products(mode, preset, grid, patch, batch):
 
 def flops(mode, preset, grid, patch, batch):
     """Multiplications and additions of a step's matrix products, as `gyrus bench step` counts them: a linear layer has
-    three, but the patch embedding two, for nobody asks for the volume's gradient; an attention has two and five."""
+    three, but the patch embedding two, for nobody asks for the volume's gradient; an attention has two and five.
+    """
     linear, attention = products(mode, preset, grid, patch, batch)
     once = [2 * m * n * k * times for m, n, k, times in linear]
-    heads = [2 * batch * h * length ** 2 * width * times for length, h, width, times in attention]
+    heads = [2 * batch * h * length**2 * width * times for length, h, width, times in attention]
     return 3 * sum(once) - once[0] + 7 * sum(heads)
 
 
 # The machine.
 
-SDPA = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
+SDPA = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
 
 
 def sdpa_ms(backend, attention, batch, dtype):
@@ -261,6 +288,7 @@ def choose_sdpa(wanted, attention, batch, dtype):
 
 class Step:
     """A training step, ready to be called once `prepare` has run; `loss` is the last one's."""
+
     MODES = {"compile": None, "autotune": "max-autotune-no-cudagraphs"}
 
     def __init__(self, how, stream, args):
@@ -292,7 +320,9 @@ class Step:
         """Compiles and warms up, and then captures the whole step, if asked to."""
         self.graph = None
         measure.synchronise(self.device)
-        stream = torch.cuda.Stream() if captured else None  # what is captured is warmed up on the stream it is captured on
+        stream = (
+            torch.cuda.Stream() if captured else None
+        )  # what is captured is warmed up on the stream it is captured on
         with torch.cuda.stream(stream):
             for _ in range(4):
                 self.run()
@@ -314,6 +344,7 @@ class Step:
 
 class Steps:
     """Makes the step of a variant; variants that only differ in being captured share what was compiled."""
+
     def __init__(self, args):
         self.args, self.made, self.step = args, None, None
 
@@ -331,7 +362,9 @@ class Steps:
 def inputs(args, model):
     """Random volumes, and their masks or ages. Masks are data, as in gyrus: nobody's time includes their making."""
     like = dict(device=args.device)
-    volume = torch.randn(args.batch, 1, *args.grid, **like).to(torch.bfloat16 if args.dtype == "bf16" else torch.float32)
+    volume = torch.randn(args.batch, 1, *args.grid, **like).to(
+        torch.bfloat16 if args.dtype == "bf16" else torch.float32
+    )
     if args.mode == "pretrain":
         return volume, torch.rand(args.batch, model.tokens, **like).argsort(dim=1)
     return volume, torch.randn(args.batch, **like)
@@ -360,18 +393,31 @@ def measure_variant(variant, steps, peak):
     other, median = load.frac(), statistics.median(times)
     done = flops(args.mode, args.preset, args.grid, args.patch, args.batch) / median / 1e6
     found = dict(
-        variant=variant, steps_per_s=1e3 / median, volumes_per_s=1e3 / median * args.batch,
-        step_ms_median=median, step_ms_min=times[0], step_ms_p90=times[int(0.9 * (len(times) - 1))],
-        gflops=done, peak_gflops=peak, peak_share=done / peak,
-        peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+        variant=variant,
+        steps_per_s=1e3 / median,
+        volumes_per_s=1e3 / median * args.batch,
+        step_ms_median=median,
+        step_ms_min=times[0],
+        step_ms_p90=times[int(0.9 * (len(times) - 1))],
+        gflops=done,
+        peak_gflops=peak,
+        peak_share=done / peak,
+        peak_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
     if args.device == "cuda":
-        found |= dict(peak_memory=torch.cuda.max_memory_allocated(), reserved_memory=torch.cuda.max_memory_reserved())
+        found |= dict(
+            peak_memory=torch.cuda.max_memory_allocated(), reserved_memory=torch.cuda.max_memory_reserved()
+        )
     params = sum(p.numel() for p in step.params)
-    return found | dict(params=params, loss=float(step.loss), ready_s=round(ready_s, 1), other_cpu_frac=round(other, 3))
+    return found | dict(
+        params=params, loss=float(step.loss), ready_s=round(ready_s, 1), other_cpu_frac=round(other, 3)
+    )
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
     parser.add_argument("--mode", choices=("pretrain", "finetune"), default="pretrain")
     parser.add_argument("--grid", type=int, nargs=3, default=(80, 96, 80), metavar=("X", "Y", "Z"))
@@ -382,10 +428,14 @@ def arguments():
     parser.add_argument("--dtype", choices=("f32", "bf16"), default="f32")
     parser.add_argument("--variants", help="separated by commas; compile, and on a GPU compile,compile+graph")
     parser.add_argument("--sdpa", choices=("best", *SDPA), default="best", help="on a GPU")
-    parser.add_argument("--budget-s", type=float, default=math.inf, help="start no variant after this many seconds")
+    parser.add_argument(
+        "--budget-s", type=float, default=math.inf, help="start no variant after this many seconds"
+    )
     parser.add_argument("--tuned", action="store_true", help=start_tuned.__doc__)
     args = parser.parse_args()
-    args.variants = (args.variants or ("compile,compile+graph" if args.device == "cuda" else "compile")).split(",")
+    args.variants = (
+        args.variants or ("compile,compile+graph" if args.device == "cuda" else "compile")
+    ).split(",")
     if args.device == "cpu" and any("+graph" in variant for variant in args.variants):
         parser.error("only a GPU's steps can be captured")
     if any(n % args.patch for n in args.grid):
@@ -396,7 +446,10 @@ def arguments():
 def main():
     args, start = arguments(), time.perf_counter()
     dtype = torch.bfloat16 if args.dtype == "bf16" else torch.float32
-    about = {key: vars(args)[key] for key in ("preset", "mode", "grid", "patch", "batch", "device", "dtype", "tuned")}
+    about = {
+        key: vars(args)[key]
+        for key in ("preset", "mode", "grid", "patch", "batch", "device", "dtype", "tuned")
+    }
     about |= dict(torch=torch.__version__, threads=torch.get_num_threads())
     if args.device == "cuda":
         attention = products(args.mode, args.preset, args.grid, args.patch, args.batch)[1]

@@ -13,6 +13,7 @@ those of a preset's step. Prints a JSON line for each way to do an operation:
 Activations and weights are bf16 on a GPU, statistics, parameters' gradients and the optimiser f32. `partial` marks
 what does less than the operation: a product without what follows it, AdamW without the bf16 copy.
 """
+
 import argparse
 import contextlib
 import json
@@ -36,6 +37,7 @@ aten = torch.ops.aten
 @dataclass
 class Variant:
     """A way to do an operation: `call(*args)`. Where `fuse`, it is timed compiled too."""
+
     name: str
     call: callable
     args: tuple = ()
@@ -52,8 +54,14 @@ class Operation:
     variants: list = field(default_factory=list)
 
 
+def one_pass(bytes, call, args):
+    """An operation without a product, which a compiler can do in one pass over its tensors."""
+    return Operation(0, bytes, [Variant("eager", call, args, fuse=True)])
+
+
 class Make:
     """Random tensors on the device: activations and weights in the products' precision, the rest f32."""
+
     def __init__(self, device, dtype):
         self.device, self.dtype, self.size = device, dtype, dtype.itemsize
 
@@ -69,46 +77,68 @@ class Make:
 
 # Linear layers.
 
+
 def linear(m, rows, n, k):
     args = (m(rows, k), m(n, k), m(n))
-    return Operation(2 * rows * n * k, m.size * (rows * k + n * k + rows * n), [Variant("eager", F.linear, args)])
+    return Operation(
+        2 * rows * n * k, m.size * (rows * k + n * k + rows * n), [Variant("eager", F.linear, args)]
+    )
 
 
 def linear_gelu(m, rows, n, k):
     """Both the pre-activation, which training needs, and its GELU."""
+
     def both(x, w, b):
         pre = F.linear(x, w, b)
         return pre, F.gelu(pre)
 
     args = (m(rows, k), m(n, k), m(n))
-    return Operation(2 * rows * n * k, m.size * (rows * k + n * k + 2 * rows * n),
-                     [Variant("eager", both, args, fuse=True), Variant("product", F.linear, args, partial=True)])
+    return Operation(
+        2 * rows * n * k,
+        m.size * (rows * k + n * k + 2 * rows * n),
+        [Variant("eager", both, args, fuse=True), Variant("product", F.linear, args, partial=True)],
+    )
 
 
 def linear_residual(m, rows, n, k):
     args = (m(rows, k), m(n, k), m(n))
-    return Operation(2 * rows * n * k, m.size * (rows * k + n * k + 2 * rows * n),
-                     [Variant("eager", lambda x, w, b, skip: skip + F.linear(x, w, b), (*args, m(rows, n)), fuse=True),
-                      Variant("product", F.linear, args, partial=True)])
+    return Operation(
+        2 * rows * n * k,
+        m.size * (rows * k + n * k + 2 * rows * n),
+        [
+            Variant("eager", lambda x, w, b, skip: skip + F.linear(x, w, b), (*args, m(rows, n)), fuse=True),
+            Variant("product", F.linear, args, partial=True),
+        ],
+    )
 
 
 def linear_input_grad(m, rows, n, k):
-    return Operation(2 * rows * n * k, m.size * (rows * n + n * k + rows * k),
-                     [Variant("eager", torch.mm, (m(rows, n), m(n, k)))])
+    return Operation(
+        2 * rows * n * k,
+        m.size * (rows * n + n * k + rows * k),
+        [Variant("eager", torch.mm, (m(rows, n), m(n, k)))],
+    )
 
 
 def linear_input_grad_gelu(m, rows, n, k):
     dy, w, pre = m(rows, n), m(n, k), m(rows, k)
-    return Operation(2 * rows * n * k, m.size * (rows * n + n * k + 2 * rows * k),
-                     [Variant("eager", lambda dy, w, pre: aten.gelu_backward(dy @ w, pre), (dy, w, pre), fuse=True),
-                      Variant("product", torch.mm, (dy, w), partial=True)])
+    return Operation(
+        2 * rows * n * k,
+        m.size * (rows * n + n * k + 2 * rows * k),
+        [
+            Variant("eager", lambda dy, w, pre: aten.gelu_backward(dy @ w, pre), (dy, w, pre), fuse=True),
+            Variant("product", torch.mm, (dy, w), partial=True),
+        ],
+    )
 
 
 def linear_weight_grad(m, rows, n, k):
-    """Weight and bias gradients, in f32: of a product that leaves bf16, as autocast has it, or of one that leaves f32."""
+    """Weight and bias gradients, in f32, of a product that leaves bf16, as autocast has it, or f32."""
     dy, x = m(rows, n), m(rows, k)
-    variants = [Variant("eager", lambda dy, x: ((dy.t() @ x).float(), dy.sum(0, dtype=torch.float32)), (dy, x)),
-                Variant("product", lambda dy, x: dy.t() @ x, (dy, x), partial=True)]
+    variants = [
+        Variant("eager", lambda dy, x: ((dy.t() @ x).float(), dy.sum(0, dtype=torch.float32)), (dy, x)),
+        Variant("product", lambda dy, x: dy.t() @ x, (dy, x), partial=True),
+    ]
     if m.device == "cuda":
         wide = lambda dy, x: (torch.mm(dy.t(), x, out_dtype=torch.float32), dy.sum(0, dtype=torch.float32))
         variants.append(Variant("f32 product", wide, (dy, x)))
@@ -116,19 +146,23 @@ def linear_weight_grad(m, rows, n, k):
 
 
 def patch_embed(m, batch, grid, patch, kept, dim):
-    tokens, values = math.prod(n // patch for n in grid), patch ** 3
+    tokens, values = math.prod(n // patch for n in grid), patch**3
     args = (m(batch, 1, *grid), m.shuffled(batch, tokens)[:, :kept], m(dim, values), m(dim))
     embed = lambda volume, ids, w, b: F.linear(take(patchify(volume, patch), ids), w, b)
     rows = batch * kept
-    return Operation(2 * rows * dim * values, m.size * (rows * values + dim * values + rows * dim),
-                     [Variant("eager", embed, args, fuse=True)])
+    return Operation(
+        2 * rows * dim * values,
+        m.size * (rows * values + dim * values + rows * dim),
+        [Variant("eager", embed, args, fuse=True)],
+    )
 
 
 # Rows of tokens.
 
+
 def layer_norm(m, rows, cols):
     call = lambda x, gamma, beta: aten.native_layer_norm(x, [cols], gamma, beta, 1e-6)
-    return Operation(0, m.size * 2 * rows * cols + 8 * rows, [Variant("eager", call, (m(rows, cols), m(cols), m(cols)), fuse=True)])
+    return one_pass(m.size * 2 * rows * cols + 8 * rows, call, (m(rows, cols), m(cols), m(cols)))
 
 
 def layer_norm_grad(m, rows, cols, skip):
@@ -136,11 +170,13 @@ def layer_norm_grad(m, rows, cols, skip):
     mean, rstd = aten.native_layer_norm(x, [cols], gamma, beta, 1e-6)[1:]
 
     def grad(dy, x, mean, rstd, gamma, beta, other):
-        dx, dgamma, dbeta = aten.native_layer_norm_backward(dy, x, [cols], mean, rstd, gamma, beta, [True] * 3)
+        dx, dgamma, dbeta = aten.native_layer_norm_backward(
+            dy, x, [cols], mean, rstd, gamma, beta, [True] * 3
+        )
         return dx if other is None else dx + other, dgamma, dbeta
 
     args = (m(rows, cols), x, mean, rstd, gamma, beta, m(rows, cols) if skip else None)
-    return Operation(0, m.size * (3 + skip) * rows * cols + 8 * rows, [Variant("eager", grad, args, fuse=True)])
+    return one_pass(m.size * (3 + skip) * rows * cols + 8 * rows, grad, args)
 
 
 def queries_keys_values(m, batch, length, heads, width):
@@ -166,7 +202,11 @@ def attention(m, batch, length, heads, width):
     q, k, v = queries_keys_values(m, batch, length, heads, width)
     values = batch * length * heads * width
     call = lambda: F.scaled_dot_product_attention(q, k, v)
-    return Operation(4 * values * length, 4 * m.size * values + 4 * batch * heads * length, each_sdpa(m, lambda _: call))
+    return Operation(
+        4 * values * length,
+        4 * m.size * values + 4 * batch * heads * length,
+        each_sdpa(m, lambda context: call),
+    )
 
 
 def attention_grad(m, batch, length, heads, width):
@@ -180,7 +220,9 @@ def attention_grad(m, batch, length, heads, width):
         return lambda: torch.autograd.grad(y, (q, k, v), dy, retain_graph=True)
 
     values = batch * length * heads * width
-    return Operation(10 * values * length, 8 * m.size * values + 4 * batch * heads * length, each_sdpa(m, make))
+    return Operation(
+        10 * values * length, 8 * m.size * values + 4 * batch * heads * length, each_sdpa(m, make)
+    )
 
 
 def embed_tokens(m, batch, tokens, kept, dim):
@@ -188,13 +230,18 @@ def embed_tokens(m, batch, tokens, kept, dim):
         first = (cls + pos[:, :1]).expand(batch, -1, -1)
         return torch.cat([first, x + take(pos[:, 1:].expand(batch, -1, -1), ids)], dim=1).to(x.dtype)
 
-    args = (m(batch, kept, dim), m.real(1, 1, dim), m.real(1, 1 + tokens, dim), m.shuffled(batch, tokens)[:, :kept])
-    return Operation(0, m.size * batch * (2 * kept + 1) * dim + 4 * (1 + tokens) * dim, [Variant("eager", embed, args, fuse=True)])
+    args = (
+        m(batch, kept, dim),
+        m.real(1, 1, dim),
+        m.real(1, 1 + tokens, dim),
+        m.shuffled(batch, tokens)[:, :kept],
+    )
+    return one_pass(m.size * batch * (2 * kept + 1) * dim + 4 * (1 + tokens) * dim, embed, args)
 
 
 def embed_tokens_grad(m, batch, tokens, kept, dim):
     grad = lambda dy: (dy[:, 1:].contiguous(), dy[:, 0].sum(0, dtype=torch.float32))
-    return Operation(0, m.size * batch * (2 * kept + 1) * dim, [Variant("eager", grad, (m(batch, 1 + kept, dim),), fuse=True)])
+    return one_pass(m.size * batch * (2 * kept + 1) * dim, grad, (m(batch, 1 + kept, dim),))
 
 
 def restore_tokens(m, batch, tokens, kept, dim):
@@ -205,22 +252,23 @@ def restore_tokens(m, batch, tokens, kept, dim):
 
     restored = m.shuffled(batch, tokens).argsort(dim=1)
     args = (m(batch, 1 + kept, dim), m.real(1, 1, dim), m.real(1, 1 + tokens, dim), restored)
-    return Operation(0, m.size * batch * (2 + kept + tokens) * dim + 4 * (1 + tokens) * dim, [Variant("eager", restore, args, fuse=True)])
+    return one_pass(m.size * batch * (2 + kept + tokens) * dim + 4 * (1 + tokens) * dim, restore, args)
 
 
 def restore_tokens_grad(m, batch, tokens, kept, dim):
     """By gathering with the shuffled order: PyTorch's own gradient of a gather adds atomically, and is slower."""
+
     def grad(dy, ids):
         dx = torch.cat([dy[:, :1], take(dy[:, 1:], ids[:, :kept])], dim=1)
         return dx, take(dy[:, 1:], ids[:, kept:]).sum((0, 1), dtype=torch.float32)
 
     args = (m(batch, 1 + tokens, dim), m.shuffled(batch, tokens))
-    return Operation(0, m.size * batch * (2 + kept + tokens) * dim, [Variant("eager", grad, args, fuse=True)])
+    return one_pass(m.size * batch * (2 + kept + tokens) * dim, grad, args)
 
 
 def gather_tokens(m, batch, length, count, dim):
     args = (m(batch, length, dim), m.shuffled(batch, length)[:, :count])
-    return Operation(0, m.size * 2 * batch * count * dim, [Variant("eager", take, args, fuse=True)])
+    return one_pass(m.size * 2 * batch * count * dim, take, args)
 
 
 def gather_tokens_grad(m, batch, length, count, dim):
@@ -228,30 +276,33 @@ def gather_tokens_grad(m, batch, length, count, dim):
         return dy.new_zeros(batch, length, dim).scatter_(1, ids.unsqueeze(-1).expand(-1, -1, dim), dy)
 
     args = (m(batch, count, dim), m.shuffled(batch, length)[:, :count])
-    return Operation(0, m.size * batch * (count + length) * dim, [Variant("eager", grad, args, fuse=True)])
+    return one_pass(m.size * batch * (count + length) * dim, grad, args)
 
 
 def mean_pool(m, batch, length, dim):
     call = lambda x: x[:, 1:].mean(dim=1)
-    return Operation(0, m.size * batch * length * dim, [Variant("eager", call, (m(batch, length, dim),), fuse=True)])
+    return one_pass(m.size * batch * length * dim, call, (m(batch, length, dim),))
 
 
 def mean_pool_grad(m, batch, length, dim):
     call = lambda dy: F.pad((dy / (length - 1)).unsqueeze(1).expand(-1, length - 1, -1), (0, 0, 1, 0))
-    return Operation(0, m.size * batch * (1 + length) * dim, [Variant("eager", call, (m(batch, dim),), fuse=True)])
+    return one_pass(m.size * batch * (1 + length) * dim, call, (m(batch, dim),))
 
 
 # Losses and the optimiser.
 
+
 def loss_inputs(m, batch, grid, patch, count):
     tokens = math.prod(n // patch for n in grid)
-    return m(batch, count, patch ** 3), m(batch, 1, *grid), m.shuffled(batch, tokens)[:, :count]
+    return m(batch, count, patch**3), m(batch, 1, *grid), m.shuffled(batch, tokens)[:, :count]
 
 
 def reconstruction_loss_(m, batch, grid, patch, count):
-    call = lambda pred, volume, ids: reconstruction_loss(pred, take(patchify(volume, patch), ids), torch.float32)
+    call = lambda pred, volume, ids: reconstruction_loss(
+        pred, take(patchify(volume, patch), ids), torch.float32
+    )
     args = loss_inputs(m, batch, grid, patch, count)
-    return Operation(0, 2 * m.size * batch * count * patch ** 3, [Variant("eager", call, args, fuse=True)])
+    return one_pass(2 * m.size * batch * count * patch**3, call, args)
 
 
 def reconstruction_loss_grad(m, batch, grid, patch, count):
@@ -261,7 +312,7 @@ def reconstruction_loss_grad(m, batch, grid, patch, count):
         return ((pred.float() - target) * (2 / pred.numel())).to(pred.dtype)
 
     args = loss_inputs(m, batch, grid, patch, count)
-    return Operation(0, 3 * m.size * batch * count * patch ** 3, [Variant("eager", grad, args, fuse=True)])
+    return one_pass(3 * m.size * batch * count * patch**3, grad, args)
 
 
 def grad_norm(m, params):
@@ -269,8 +320,14 @@ def grad_norm(m, params):
     param = torch.nn.Parameter(m.real(params))
     param.grad = m.real(params)
     clip = lambda: torch.nn.utils.clip_grad_norm_([param], 1e30)
-    return Operation(0, 4 * params, [Variant("eager", torch.linalg.vector_norm, (param.grad,)),
-                                     Variant("clip_grad_norm_", clip, bytes=12 * params)])
+    return Operation(
+        0,
+        4 * params,
+        [
+            Variant("eager", torch.linalg.vector_norm, (param.grad,)),
+            Variant("clip_grad_norm_", clip, bytes=12 * params),
+        ],
+    )
 
 
 def adamw(m, params):
@@ -284,14 +341,21 @@ def adamw(m, params):
         optimiser.step()
         copy.copy_(param.detach())
 
-    return Operation(0, 30 * params, [Variant("fused, then the bf16 copy", with_copy),
-                                      Variant("fused", optimiser.step, partial=True, bytes=28 * params)])
+    return Operation(
+        0,
+        30 * params,
+        [
+            Variant("fused, then the bf16 copy", with_copy),
+            Variant("fused", optimiser.step, partial=True, bytes=28 * params),
+        ],
+    )
 
 
 # Ceilings.
 
+
 def product(m, n):
-    return Operation(2 * n ** 3, 3 * m.size * n * n, [Variant("eager", torch.mm, (m(n, n), m(n, n)))])
+    return Operation(2 * n**3, 3 * m.size * n * n, [Variant("eager", torch.mm, (m(n, n), m(n, n)))])
 
 
 def copy(m, bytes):
@@ -301,19 +365,38 @@ def copy(m, bytes):
 
 
 OPERATIONS = dict(
-    linear=linear, linear_gelu=linear_gelu, linear_residual=linear_residual, linear_input_grad=linear_input_grad,
-    linear_input_grad_gelu=linear_input_grad_gelu, linear_weight_grad=linear_weight_grad, patch_embed=patch_embed,
-    layer_norm=layer_norm, layer_norm_grad=layer_norm_grad, attention=attention, attention_grad=attention_grad,
-    embed_tokens=embed_tokens, embed_tokens_grad=embed_tokens_grad, restore_tokens=restore_tokens,
-    restore_tokens_grad=restore_tokens_grad, gather_tokens=gather_tokens, gather_tokens_grad=gather_tokens_grad,
-    mean_pool=mean_pool, mean_pool_grad=mean_pool_grad, reconstruction_loss=reconstruction_loss_,
-    reconstruction_loss_grad=reconstruction_loss_grad, grad_norm=grad_norm, adamw=adamw, product=product, copy=copy)
+    linear=linear,
+    linear_gelu=linear_gelu,
+    linear_residual=linear_residual,
+    linear_input_grad=linear_input_grad,
+    linear_input_grad_gelu=linear_input_grad_gelu,
+    linear_weight_grad=linear_weight_grad,
+    patch_embed=patch_embed,
+    layer_norm=layer_norm,
+    layer_norm_grad=layer_norm_grad,
+    attention=attention,
+    attention_grad=attention_grad,
+    embed_tokens=embed_tokens,
+    embed_tokens_grad=embed_tokens_grad,
+    restore_tokens=restore_tokens,
+    restore_tokens_grad=restore_tokens_grad,
+    gather_tokens=gather_tokens,
+    gather_tokens_grad=gather_tokens_grad,
+    mean_pool=mean_pool,
+    mean_pool_grad=mean_pool_grad,
+    reconstruction_loss=reconstruction_loss_,
+    reconstruction_loss_grad=reconstruction_loss_grad,
+    grad_norm=grad_norm,
+    adamw=adamw,
+    product=product,
+    copy=copy,
+)
 
 
 def of_preset(mode, preset, grid, patch, batch):
     """The operations of a preset's step, as gyrus records them, each with how often a step does it."""
     (dim, depth, n_heads), (ddim, ddepth, dheads) = PRESETS[preset]
-    tokens, values = math.prod(n // patch for n in grid), patch ** 3
+    tokens, values = math.prod(n // patch for n in grid), patch**3
     kept = int(tokens * (1 - MASK_RATIO)) if mode == "pretrain" else tokens
     found = []
 
@@ -370,7 +453,16 @@ def of_preset(mode, preset, grid, patch, batch):
         add_plain(batch * removed, values, ddim)
         for op in ("reconstruction_loss", "reconstruction_loss_grad"):
             add(op, batch=batch, grid=list(grid), patch=patch, count=removed)
-        params += 2 * dim + ddim * dim + ddim + ddim + ddepth * (12 * ddim * ddim + 13 * ddim) + 2 * ddim + values * ddim + values
+        params += (
+            2 * dim
+            + ddim * dim
+            + ddim
+            + ddim
+            + ddepth * (12 * ddim * ddim + 13 * ddim)
+            + 2 * ddim
+            + values * ddim
+            + values
+        )
     add("grad_norm", params=params)
     add("adamw", params=params)
     return merged(found)
@@ -397,6 +489,7 @@ def from_file(path):
 
 def costliest_first(entries):
     """By what a GPU would need for them at its ceilings."""
+
     def least_seconds(entry):
         if entry["op"] not in OPERATIONS:
             return 0.0
@@ -421,7 +514,11 @@ class Timer:
         operation = OPERATIONS[entry["op"]](Make(self.device, self.dtype), **entry["shape"])
         for variant in operation.variants:
             for kind in self.kinds if variant.fuse else ["eager"]:
-                name = variant.name if kind == "eager" else f"{kind}, {variant.name}" if variant.name != "eager" else kind
+                name = (
+                    variant.name
+                    if kind == "eager"
+                    else f"{kind}, {variant.name}" if variant.name != "eager" else kind
+                )
                 try:
                     yield about | dict(variant=name) | self.time(operation, variant, kind)
                 except Exception as error:  # one variant that a machine cannot run says nothing of the others
@@ -435,13 +532,22 @@ class Timer:
             mode = "max-autotune-no-cudagraphs" if kind == "autotuned" else None
             call = torch.compile(call, mode=mode, dynamic=False)
         with variant.context():
-            us, us_min = measure.median_min_us(lambda: call(*variant.args), self.device, self.flush, self.budget_s)
-        found = dict(us=us, us_min=us_min, tflops=operation.flops / us / 1e6, gbs=(variant.bytes or operation.bytes) / us / 1e3)
+            us, us_min = measure.median_min_us(
+                lambda: call(*variant.args), self.device, self.flush, self.budget_s
+            )
+        found = dict(
+            us=us,
+            us_min=us_min,
+            tflops=operation.flops / us / 1e6,
+            gbs=(variant.bytes or operation.bytes) / us / 1e3,
+        )
         return found | (dict(partial=True) if variant.partial else {})
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shapes", metavar="FILE", help="- for standard input")
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
     parser.add_argument("--mode", choices=("pretrain", "finetune"), default="pretrain")
@@ -449,11 +555,17 @@ def arguments():
     parser.add_argument("--patch", type=int, default=16)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("f32", "bf16"), help="of products and activations; bf16 on a GPU, else f32")
-    parser.add_argument("--kinds", default="eager,compiled", help="of eager, compiled, autotuned (slow to begin with)")
+    parser.add_argument(
+        "--dtype", choices=("f32", "bf16"), help="of products and activations; bf16 on a GPU, else f32"
+    )
+    parser.add_argument(
+        "--kinds", default="eager,compiled", help="of eager, compiled, autotuned (slow to begin with)"
+    )
     parser.add_argument("--only", default="", help="operations whose name contains this")
     parser.add_argument("--each-ms", type=float, default=60, help="time that the calls of one variant take")
-    parser.add_argument("--budget-s", type=float, default=math.inf, help="start no operation after this many seconds")
+    parser.add_argument(
+        "--budget-s", type=float, default=math.inf, help="start no operation after this many seconds"
+    )
     parser.add_argument("--print-shapes", action="store_true", help="print the list of shapes and stop")
     args = parser.parse_args()
     args.dtype = args.dtype or ("bf16" if args.device == "cuda" else "f32")
@@ -462,7 +574,11 @@ def arguments():
 
 def main():
     args, start = arguments(), time.perf_counter()
-    found = from_file(args.shapes) if args.shapes else of_preset(args.mode, args.preset, args.grid, args.patch, args.batch)
+    found = (
+        from_file(args.shapes)
+        if args.shapes
+        else of_preset(args.mode, args.preset, args.grid, args.patch, args.batch)
+    )
     found = costliest_first(entry for entry in found if args.only in entry["op"])
     if args.print_shapes:
         print(json.dumps(found))
