@@ -1,5 +1,5 @@
-// y = a + b. A thread takes UNROLL vectors of 16 bytes and has their loads under way at once; the thread that meets the
-// end takes what is left one by one. Bound by memory: two reads and a write.
+// y = a + b. A thread takes UNROLL vectors of 16 bytes and has their loads under way at once; the thread that
+// meets the end takes what is left one by one. Bound by memory: two reads and a write.
 #include "ptx.cuh"
 #include "vec.cuh"
 

@@ -1,10 +1,10 @@
 // Losses of a predicted age and their mean over the batch, for each kind:
 //   L1  |e|    L2  e^2    Huber  e^2 / 2 for |e| <= d, d (|e| - d / 2) above,    with e = pred - age
-//   soft label  sum over bins of label (ln label - ln softmax(pred)), label = a normal density around the age, cut to
-//               the bins and brought to sum 1
+//   soft label  sum over bins of label (ln label - ln softmax(pred)), label = a normal density around the
+//               age, cut to the bins and brought to sum 1
 //
-// A warp takes a sample, a lane every 32nd output. A few numbers a sample: bound by nothing but the launch, so all is
-// computed in f64, as on the CPU.
+// A warp takes a sample, a lane every 32nd output. A few numbers a sample: bound by nothing but the launch,
+// so all is computed in f64, as on the CPU.
 #include "ptx.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
@@ -119,7 +119,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) age_loss_grad(
       dpred[i] = __float2bfloat16_rn(static_cast<float>(unit * d));
     }
   } else if (lane_id() == 0) {
-    dpred[0] = __float2bfloat16_rn(static_cast<float>(unit * slope(loss, static_cast<double>(pred[0]) - age[b])));
+    const double error = static_cast<double>(pred[0]) - age[b];
+    dpred[0] = __float2bfloat16_rn(static_cast<float>(unit * slope(loss, error)));
   }
 }
 

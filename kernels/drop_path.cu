@@ -1,5 +1,5 @@
-// y[b, ..] = scale[b] x[b, ..]. A block (vectors, sample); a thread takes UNROLL vectors of 8 elements and has their
-// loads under way at once. Bound by memory: a read and a write. A sample has a multiple of 8 elements.
+// y[b, ..] = scale[b] x[b, ..]. A block (vectors, sample); a thread takes UNROLL vectors of 8 elements and
+// has their loads under way at once. Bound by memory: a read and a write. Samples are a multiple of 8 long.
 #include "ptx.cuh"
 #include "vec.cuh"
 

@@ -1,14 +1,14 @@
 // y = (x - mean) rstd gamma + beta for each row of x, rstd = 1 / sqrt(var + 1e-6), var biased, in two passes.
 //
-// A warp takes a row and holds it in registers: lane l has vectors l, l + 32, ... of 8 elements. The kernels differ in
-// how many vectors that is, and so in the longest row they take (their suffix). Bound by memory: 2 bytes read and 2
-// written an element; gamma and beta come from L1. Rows are a multiple of 8 long.
+// A warp takes a row and holds it in registers: lane l has vectors l, l + 32, ... of 8 elements. The kernels
+// differ in how many vectors that is, and so in the longest row they take (their suffix). Bound by memory: 2
+// bytes read and 2 written an element; gamma and beta come from L1. Rows are a multiple of 8 long.
 //
 // The gradient, with g = dy gamma and xhat = (x - mean) rstd:
-//   dx = rstd (g - mean(g) - xhat mean(g xhat)) + skip,  dgamma = sum of dy xhat and dbeta = sum of dy over rows.
-// One block a multiprocessor, with as many warps as registers allow: each warp walks over rows and sums dgamma and
-// dbeta in registers; each block leaves the sums of its warps, layer_norm_grad_sum adds those. Bound by memory: 6 bytes
-// read (4 without skip) and 2 written an element.
+//   dx = rstd (g - mean(g) - xhat mean(g xhat)) + skip,  dgamma = sum over rows of dy xhat,  dbeta = of dy
+// One block a multiprocessor, with as many warps as registers allow: each warp walks over rows and sums
+// dgamma and dbeta in registers; each block leaves the sums of its warps, layer_norm_grad_sum adds those.
+// Bound by memory: 6 bytes read (4 without skip) and 2 written an element.
 #include "ptx.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
@@ -166,56 +166,66 @@ __device__ __forceinline__ void normalise_grad(
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) layer_norm_256(
-    const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta, bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
+    const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta,
+    bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
   normalise<1, 2>(x, gamma, beta, y, mean, rstd, rows, cols);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) layer_norm_512(
-    const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta, bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
+    const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta,
+    bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
   normalise<2, 1>(x, gamma, beta, y, mean, rstd, rows, cols);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) layer_norm_768(
-    const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta, bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
+    const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta,
+    bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
   normalise<3, 1>(x, gamma, beta, y, mean, rstd, rows, cols);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) layer_norm_1024(
-    const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta, bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
+    const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta,
+    bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
   normalise<4, 1>(x, gamma, beta, y, mean, rstd, rows, cols);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) layer_norm_2048(
-    const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta, bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
+    const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta,
+    bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
   normalise<8, 1>(x, gamma, beta, y, mean, rstd, rows, cols);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * 24, 1) layer_norm_grad_256(
-    const bf16* __restrict__ dy, const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ mean, const float* __restrict__ rstd, const bf16* __restrict__ skip,
+    const bf16* __restrict__ dy, const bf16* __restrict__ x, const float* __restrict__ gamma,
+    const float* __restrict__ mean, const float* __restrict__ rstd, const bf16* __restrict__ skip,
     bf16* __restrict__ dx, float* __restrict__ parts, int rows, int cols) {
   normalise_grad<1, 24>(dy, x, gamma, mean, rstd, skip, dx, parts, rows, cols);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * 24, 1) layer_norm_grad_512(
-    const bf16* __restrict__ dy, const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ mean, const float* __restrict__ rstd, const bf16* __restrict__ skip,
+    const bf16* __restrict__ dy, const bf16* __restrict__ x, const float* __restrict__ gamma,
+    const float* __restrict__ mean, const float* __restrict__ rstd, const bf16* __restrict__ skip,
     bf16* __restrict__ dx, float* __restrict__ parts, int rows, int cols) {
   normalise_grad<2, 24>(dy, x, gamma, mean, rstd, skip, dx, parts, rows, cols);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * 16, 1) layer_norm_grad_768(
-    const bf16* __restrict__ dy, const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ mean, const float* __restrict__ rstd, const bf16* __restrict__ skip,
+    const bf16* __restrict__ dy, const bf16* __restrict__ x, const float* __restrict__ gamma,
+    const float* __restrict__ mean, const float* __restrict__ rstd, const bf16* __restrict__ skip,
     bf16* __restrict__ dx, float* __restrict__ parts, int rows, int cols) {
   normalise_grad<3, 16>(dy, x, gamma, mean, rstd, skip, dx, parts, rows, cols);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * 12, 1) layer_norm_grad_1024(
-    const bf16* __restrict__ dy, const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ mean, const float* __restrict__ rstd, const bf16* __restrict__ skip,
+    const bf16* __restrict__ dy, const bf16* __restrict__ x, const float* __restrict__ gamma,
+    const float* __restrict__ mean, const float* __restrict__ rstd, const bf16* __restrict__ skip,
     bf16* __restrict__ dx, float* __restrict__ parts, int rows, int cols) {
   normalise_grad<4, 12>(dy, x, gamma, mean, rstd, skip, dx, parts, rows, cols);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * 8, 1) layer_norm_grad_2048(
-    const bf16* __restrict__ dy, const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ mean, const float* __restrict__ rstd, const bf16* __restrict__ skip,
+    const bf16* __restrict__ dy, const bf16* __restrict__ x, const float* __restrict__ gamma,
+    const float* __restrict__ mean, const float* __restrict__ rstd, const bf16* __restrict__ skip,
     bf16* __restrict__ dx, float* __restrict__ parts, int rows, int cols) {
   normalise_grad<8, 8>(dy, x, gamma, mean, rstd, skip, dx, parts, rows, cols);
 }

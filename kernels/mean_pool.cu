@@ -1,5 +1,5 @@
-// y[b] = mean over i >= skip of x[b, i]: the mean of a sample's tokens, without the class token. Rows are a multiple of
-// 8 long. Bound by memory: x is read once, or dx written once.
+// y[b] = mean over i >= skip of x[b, i]: the mean of a sample's tokens, without the class token. Rows are a
+// multiple of 8 long. Bound by memory: x is read once, or dx written once.
 #include "ptx.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"

@@ -1,8 +1,9 @@
-// The optimiser's passes over flat ranges of f32 that hold every parameter, gradient or moment. All are bound by memory:
-// a thread takes UNROLL vectors of 4 and has their loads under way at once. Ranges are a multiple of 4 long.
+// The optimiser's passes over flat ranges of f32 that hold every parameter, gradient or moment. All are bound
+// by memory: a thread takes UNROLL vectors of 4 and has their loads under way at once. Ranges are a multiple
+// of 4 long.
 //
-// Numbers that change from step to step (learning rate, bias corrections, clip factor, decay) are read from memory, so
-// that a recorded launch can be replayed.
+// Numbers that change from step to step (learning rate, bias corrections, clip factor, decay) are read from
+// memory, so that a recorded launch can be replayed.
 #include "ptx.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
@@ -43,10 +44,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) grad_norm(
   constexpr int LOADS = 4;  // under way at once
   const size_t size = n, stride = static_cast<size_t>(gridDim.x) * THREADS * 4;
   float total = 0;
-  for (size_t at = (static_cast<size_t>(blockIdx.x) * THREADS + threadIdx.x) * 4; at < size; at += LOADS * stride) {
+  const size_t first = (static_cast<size_t>(blockIdx.x) * THREADS + threadIdx.x) * 4;
+  for (size_t at = first; at < size; at += LOADS * stride) {
     uint4 bits[LOADS];
 #pragma unroll
-    for (int u = 0; u < LOADS; u++) bits[u] = at + u * stride < size ? load(grads + at + u * stride) : zeros();
+    for (int u = 0; u < LOADS; u++) {
+      const size_t place = at + u * stride;
+      bits[u] = place < size ? load(grads + place) : zeros();
+    }
 #pragma unroll
     for (int u = 0; u < LOADS; u++) {
       float g[4];

@@ -1,14 +1,15 @@
-// loss = sum w[i] error[i] / sum w, 0 where sum w = 0, error[i] = mean over a patch of (pred - target)^2. The target of
-// a listed patch is read from the volume; with norm_pix it becomes (t - mean) / sqrt(var + 1e-6), var unbiased.
+// loss = sum w[i] error[i] / sum w, 0 where sum w = 0, error[i] = mean over a patch of (pred - target)^2. The
+// target of a listed patch is read from the volume; with norm_pix it becomes (t - mean) / sqrt(var + 1e-6),
+// var unbiased.
 //   dpred = dloss w[i] / sum w 2 (pred - target) / P
 //
-// A block takes a patch: a thread gathers vectors of 8 values of the target, keeps them in shared memory, and reads
-// them back for the mean, the variance and the error. Bound by memory: 4 bytes read a value, and for the gradient 2
-// written.
+// A block takes a patch: a thread gathers vectors of 8 values of the target, keeps them in shared memory, and
+// reads them back for the mean, the variance and the error. Bound by memory: 4 bytes read a value, and for
+// the gradient 2 written.
 //
-// Values of a patch run [p0, p1, p2, C], channel fastest. Where there is one channel and the edge is a multiple of 8,
-// the 8 values of a vector lie side by side in the volume (_lines); else they are gathered one by one (_voxels). P is a
-// multiple of 8.
+// Values of a patch run [p0, p1, p2, C], channel fastest. Where there is one channel and the edge is a
+// multiple of 8, the 8 values of a vector lie side by side in the volume (_lines); else they are gathered one
+// by one (_voxels). P is a multiple of 8.
 #include "ptx.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
@@ -53,7 +54,8 @@ struct Volume {
   }
 };
 
-// The target of a patch: values in shared memory, each thread those that it has gathered, less `mean` times `scale`.
+// The target of a patch: (value - mean) scale. Values are in shared memory, of each thread those that it has
+// gathered.
 struct Target {
   const uint4* values;
   float mean, scale;
@@ -66,7 +68,8 @@ struct Target {
 };
 
 template <bool LINES>
-__device__ __forceinline__ Target target(const Volume& volume, int b, int token, bool norm_pix, uint4* values) {
+__device__ __forceinline__ Target target(const Volume& volume, int b, int token, bool norm_pix,
+                                         uint4* values) {
   const int size = volume.values();
   float total = 0;
   for (int first = threadIdx.x; first < size / 8; first += UNROLL * blockDim.x) {

@@ -1,7 +1,7 @@
 // Sums, each in one fixed order, so that the same numbers give the same bits.
 //
-// Sums over rows come in two stages: each block of the first kernel leaves its part in memory, a second kernel adds the
-// parts in the order of the blocks. No atomics.
+// Sums over rows come in two stages: each block of the first kernel leaves its part in memory, a second
+// kernel adds the parts in the order of the blocks. No atomics.
 #pragma once
 
 #include "ptx.cuh"
@@ -29,15 +29,18 @@ __device__ __forceinline__ T block_sum(T v) {
   return warp_sum(lane_id() < blockDim.x / 32 ? parts[lane_id()] : T(0));
 }
 
-// Adds rows first, first + step, ... below `end` to `total`, in that order: 8 columns a thread. `x` is this thread's
-// part of row 0, `stride` leads from row to row. Four loads are under way at once.
-__device__ __forceinline__ void add_rows(const bf16* __restrict__ x, int first, int end, int step, size_t stride,
-                                         float (&total)[8]) {
+// Adds rows first, first + step, ... below `end` to `total`, in that order: 8 columns a thread. `x` is this
+// thread's part of row 0, `stride` leads from row to row. Four loads are under way at once.
+__device__ __forceinline__ void add_rows(const bf16* __restrict__ x, int first, int end, int step,
+                                         size_t stride, float (&total)[8]) {
   constexpr int UNROLL = 4;
   for (int row = first; row < end; row += UNROLL * step) {
     uint4 bits[UNROLL];
 #pragma unroll
-    for (int u = 0; u < UNROLL; u++) bits[u] = row + u * step < end ? load(x + (row + u * step) * stride) : zeros();
+    for (int u = 0; u < UNROLL; u++) {
+      const int at = row + u * step;
+      bits[u] = at < end ? load(x + at * stride) : zeros();
+    }
 #pragma unroll
     for (int u = 0; u < UNROLL; u++) {
       float v[8];
@@ -48,7 +51,7 @@ __device__ __forceinline__ void add_rows(const bf16* __restrict__ x, int first, 
   }
 }
 
-// Each warp of the block holds a term of each of WARP_COLS sums, 8 a lane: gives thread t, t < WARP_COLS, sum t.
+// Each warp of the block holds a term of each of WARP_COLS sums, 8 a lane: gives sum t to thread t.
 template <int WARPS>
 __device__ __forceinline__ float sum_over_warps(const float (&terms)[8]) {
   static_assert(32 * WARPS >= WARP_COLS, "a thread for each sum");
@@ -66,8 +69,8 @@ __device__ __forceinline__ float sum_over_warps(const float (&terms)[8]) {
   return sum;
 }
 
-// The second stage: the sum over rows of column 32 blockIdx.x + lane of parts [count, cols], on each warp of a block of
-// 1024. Each warp adds a run of rows, then the runs are added.
+// The second stage: the sum over rows of column 32 blockIdx.x + lane of parts [count, cols], on each warp of
+// a block of 1024. Each warp adds a run of rows, then the runs are added.
 __device__ __forceinline__ float sum_parts(const float* __restrict__ parts, int count, int cols) {
   constexpr int WARPS = 32, UNROLL = 8;
   __shared__ float runs[WARPS][32];

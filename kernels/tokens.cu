@@ -1,9 +1,9 @@
 // Rows of tokens from one order into another: embed, restore and gather, and their gradients.
 //
-// All are copies, bound by memory: each row is read once and written once, 2 bytes an element each way. A warp takes
-// WARP_COLS columns of ROWS rows, a vector of 8 elements a lane and row, with the loads of all rows under way before
-// the first is used; consecutive warps take consecutive columns. Rows are a multiple of 8 long. Positions are a table
-// [T, D] in f32, whose first row is the class token's where there is one (c = 1, else c = 0).
+// All are copies, bound by memory: each row is read once and written once, 2 bytes an element each way. A
+// warp takes WARP_COLS columns of ROWS rows, a vector of 8 elements a lane and row, with the loads of all
+// rows under way before the first is used; consecutive warps take consecutive columns. Rows are a multiple of
+// 8 long. Positions are a table [T, D] in f32. With a class token (c = 1, else 0) the first row is its own.
 //
 // Sums over rows (the gradients of the class token and of the mask token) have a fixed order.
 #include "ptx.cuh"
@@ -15,7 +15,7 @@ namespace {
 constexpr int WARPS = 8;  // of a block
 constexpr int ROWS = 4;
 
-// What this warp takes of a matrix with so many columns: ROWS rows from `row`; this lane 8 columns from `col`.
+// What this warp takes of a matrix with `dim` columns: ROWS rows from `row`; this lane 8 columns from `col`.
 struct Share {
   int row, col;
 };
@@ -101,8 +101,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) embed_tokens_grad(
   }
 }
 
-// y[b, i] = pos[i] + (x[b, s] if s < K' else mask_token), s = i for i < c and c + ids_restore[b, i - c] after. ROWS are
-// samples here, so that pos and mask_token are read once for several.
+// y[b, i] = pos[i] + (x[b, s] if s < K' else mask_token), s = i for i < c and c + ids_restore[b, i - c]
+// after. ROWS are samples here, so that pos and mask_token are read once for several.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) restore_tokens(
     const bf16* __restrict__ x,                // [B, K', D], K' = c + K
     const float* __restrict__ mask_token,      // [D]
@@ -137,8 +137,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) restore_tokens(
   }
 }
 
-// dx[b, s] = dy[b, i] where s < K' (each row of x once); dmask_token = sum of the other dy[b, i]. Blocks (part, columns)
-// walk over all rows and leave their sums.
+// dx[b, s] = dy[b, i] where s < K' (each row of x once); dmask_token = sum of the other dy[b, i]. Blocks
+// (part, columns) walk over all rows and leave their sums.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) restore_tokens_grad(
     const bf16* __restrict__ dy,               // [B, c + L, D]
     const uint32_t* __restrict__ ids_restore,  // [B, L]
@@ -148,7 +148,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) restore_tokens_grad(
   const int rows = batch * (c + length), col = blockIdx.y * WARP_COLS + 8 * lane_id();
   float total[8] = {};
   if (col < dim) {
-    for (int first = (blockIdx.x * WARPS + warp_id()) * ROWS; first < rows; first += gridDim.x * WARPS * ROWS) {
+    const int step = gridDim.x * WARPS * ROWS;
+    for (int first = (blockIdx.x * WARPS + warp_id()) * ROWS; first < rows; first += step) {
       uint4 from[ROWS];
       uint32_t source[ROWS];
       size_t sample[ROWS];
@@ -210,8 +211,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) gather_tokens(
   }
 }
 
-// dx[b, skip + ids[b, i]] = dy[b, i], all other rows 0. A block (rows, sample) writes WARPS ROWS rows: it looks through
-// the sample's ids, none of which comes twice, for those that fall there.
+// dx[b, skip + ids[b, i]] = dy[b, i], all other rows 0. A block (rows, sample) writes WARPS ROWS rows: it
+// looks through the sample's ids, none of which comes twice, for those that fall there.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) gather_tokens_grad(
     const bf16* __restrict__ dy,       // [B, M, D]
     const uint32_t* __restrict__ ids,  // [B, M]

@@ -1,4 +1,5 @@
-// Memory in vectors of 16 bytes, 8 bf16 or 4 f32: the most that one instruction moves. Addresses are multiples of 16.
+// Memory in vectors of 16 bytes, 8 bf16 or 4 f32: the most that one instruction moves. Addresses are
+// multiples of 16.
 //
 // The `_once` forms are for data that nothing reads again soon: it is the first to leave the caches.
 #pragma once
@@ -18,7 +19,7 @@ __device__ __forceinline__ uint4 zeros() {
   return make_uint4(0, 0, 0, 0);
 }
 
-// --- A vector's bits, in global memory -----------------------------------------------------------------------------
+// --- A vector's bits, in global memory ---------------------------------------------------------------------
 
 template <class T>
 __device__ __forceinline__ uint4 load(const T* from) {
@@ -40,7 +41,7 @@ __device__ __forceinline__ void store_once(T* to, uint4 bits) {
   __stcs(reinterpret_cast<uint4*>(to), bits);
 }
 
-// --- Its numbers ---------------------------------------------------------------------------------------------------
+// --- Its numbers -------------------------------------------------------------------------------------------
 
 // Two bf16, the first in the low half.
 __device__ __forceinline__ void unpack(uint32_t bits, float& first, float& second) {
@@ -77,7 +78,7 @@ __device__ __forceinline__ uint4 pack(const float (&x)[4]) {
   return bits;
 }
 
-// --- Memory as numbers ---------------------------------------------------------------------------------------------
+// --- Memory as numbers -------------------------------------------------------------------------------------
 
 __device__ __forceinline__ void load(const bf16* from, float (&x)[8]) {
   unpack(load(from), x);
@@ -105,6 +106,13 @@ __device__ __forceinline__ void store(bf16* to, const float (&x)[8]) {
 
 __device__ __forceinline__ void store(float* to, const float (&x)[4]) {
   store(to, pack(x));
+}
+
+// Two vectors.
+__device__ __forceinline__ void store(float* to, const float (&x)[8]) {
+  float4* vectors = reinterpret_cast<float4*>(to);
+  vectors[0] = make_float4(x[0], x[1], x[2], x[3]);
+  vectors[1] = make_float4(x[4], x[5], x[6], x[7]);
 }
 
 __device__ __forceinline__ void store_once(float* to, const float (&x)[4]) {

@@ -3,6 +3,7 @@
 //! GELU is exact, `gelu(h) = h (1 + erf(h/√2)) / 2`. The layer that reads its value gets the pre-activation `h`
 //! with it ([`Gelu`]), so that its input gradient goes through `gelu'(h)` on the way out.
 use super::{ROWS, row_block};
+use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_tile, gemm, spread};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
@@ -38,17 +39,23 @@ impl From<Gelu> for Operand {
 /// Records `x wᵀ + b` for `x: [.., k]`, `w: [n, k]`, `b: [n]`.
 #[track_caller]
 pub fn linear(t: &mut Tape, x: impl Into<Operand>, w: Tensor, b: Tensor) -> Tensor {
-    record(t, x.into(), w, b, |_, _| Epilogue::Bias)
+    record(t, x.into(), w, b, |t, shape| (t.activation(shape), Epilogue::Bias))
+}
+
+/// Records the same, left in full precision: for what is read out, such as an age. Its gradient is an activation.
+#[track_caller]
+pub fn linear_real(t: &mut Tape, x: impl Into<Operand>, w: Tensor, b: Tensor) -> Tensor {
+    record(t, x.into(), w, b, |t, shape| (t.temp(shape), Epilogue::Real))
 }
 
 /// Records `gelu(x wᵀ + b)`.
 #[track_caller]
 pub fn linear_gelu(t: &mut Tape, x: impl Into<Operand>, w: Tensor, b: Tensor) -> Gelu {
     let mut pre = None;
-    let value = record(t, x.into(), w, b, |t, y| {
-        let h = t.like(y);
+    let value = record(t, x.into(), w, b, |t, shape| {
+        let h = t.activation(shape);
         pre = Some(h);
-        Epilogue::Gelu(h)
+        (t.activation(shape), Epilogue::Gelu(h))
     });
     Gelu { pre: pre.expect("set above"), value }
 }
@@ -63,7 +70,8 @@ pub fn linear_residual(
     skip: Tensor,
     scale: Option<Tensor>,
 ) -> Tensor {
-    let y = record(t, x.into(), w, b, |_, _| Epilogue::Residual { skip, scale });
+    let epilogue = Epilogue::Residual { skip, scale };
+    let y = record(t, x.into(), w, b, |t, shape| (t.activation(shape), epilogue));
     t.expect_shape("skip", skip, t.shape(y));
     if let Some(s) = scale {
         t.expect_shape("scale", s, &t.shape(y)[..1]);
@@ -77,7 +85,7 @@ fn record(
     x: Operand,
     w: Tensor,
     b: Tensor,
-    epilogue: impl FnOnce(&mut Tape, Tensor) -> Epilogue,
+    output: impl FnOnce(&mut Tape, &[usize]) -> (Tensor, Epilogue),
 ) -> Tensor {
     let &[n, k] = t.shape(w) else { panic!("w must be a matrix, not {:?}", t.shape(w)) };
     assert_eq!(t.shape(x.value).last(), Some(&k), "x has {:?}, w has {:?}", t.shape(x.value), [n, k]);
@@ -85,9 +93,8 @@ fn record(
     let mut shape = t.shape(x.value).to_vec();
     let rows = t.len(x.value) / k;
     *shape.last_mut().expect("x has an axis") = n;
-    let y = t.temp(&shape);
-    let epilogue = epilogue(t, y);
-    t.push(Linear { x, w, b, y, epilogue, rows, n, k });
+    let (y, epilogue) = output(t, &shape);
+    t.push(Linear { x, w, b, y, epilogue, samples: shape[0], rows, n, k });
     y
 }
 
@@ -95,8 +102,13 @@ fn record(
 #[derive(Clone, Copy, Debug)]
 enum Epilogue {
     Bias,
+    /// The same, in full precision.
+    Real,
     Gelu(Tensor),
-    Residual { skip: Tensor, scale: Option<Tensor> },
+    Residual {
+        skip: Tensor,
+        scale: Option<Tensor>,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +118,7 @@ struct Linear {
     b: Tensor,
     y: Tensor,
     epilogue: Epilogue,
+    samples: usize,
     rows: usize,
     n: usize,
     k: usize,
@@ -115,7 +128,7 @@ impl Op for Linear {
     fn io(&self) -> Io {
         let mut io = Io::new([self.x.value, self.w, self.b], [self.y]);
         match self.epilogue {
-            Epilogue::Bias => {}
+            Epilogue::Bias | Epilogue::Real => {}
             Epilogue::Gelu(h) => io.writes.push(h),
             Epilogue::Residual { skip, scale } => io.reads.extend([Some(skip), scale].into_iter().flatten()),
         }
@@ -123,7 +136,7 @@ impl Op for Linear {
     }
     fn vjp(&self, d: &mut Adjoint) {
         let dy = match self.epilogue {
-            Epilogue::Bias => d.of(self.y),
+            Epilogue::Bias | Epilogue::Real => d.of(self.y),
             Epilogue::Residual { skip, scale } => d.of(self.y).map(|dy| {
                 d.add(skip, dy);
                 scale.map_or(dy, |s| super::drop_path(d.tape, dy, s))
@@ -132,7 +145,8 @@ impl Op for Linear {
                 None => d.of(h),
                 Some(dy) => {
                     let (direct, dh) = (d.take(h), d.tape.like(h));
-                    d.tape.push(GeluGrad { h, dy, direct, dh });
+                    let len = d.tape.len(h);
+                    d.tape.push(GeluGrad { h, dy, direct, dh, len });
                     Some(dh)
                 }
             },
@@ -142,10 +156,31 @@ impl Op for Linear {
         weight_grad(d, dy, x.value, w, b);
         let into = x.pre.unwrap_or(x.value);
         if d.wants(into) {
-            let dx = d.tape.like(into);
+            let dx = d.tape.activation_like(into);
             d.tape.push(LinearInputGrad { dy, w, pre: x.pre, dx, rows, n, k });
             d.add(into, dx);
         }
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let &Linear { b, y, rows, n, k, .. } = self;
+        let operands: [Arg; 3] = [s.bf16(self.x.value).into(), s.bf16(self.w).into(), s.f32(b).into()];
+        let extents: [Arg; 3] = [rows.into(), n.into(), k.into()];
+        let (kernels, rest): (Kernels, Vec<Arg>) = match self.epilogue {
+            Epilogue::Bias => (["linear", "linear_small"], vec![s.bf16(y).into()]),
+            Epilogue::Real => (["linear_real", "linear_real_small"], vec![s.f32(y).into()]),
+            Epilogue::Gelu(h) => {
+                (["linear_gelu", "linear_gelu_small"], vec![s.bf16(h).into(), s.bf16(y).into()])
+            }
+            Epilogue::Residual { skip, scale } => (
+                ["linear_residual", "linear_residual_small"],
+                vec![s.bf16(skip).into(), scale.map(|t| s.f32(t)).into(), s.bf16(y).into()],
+            ),
+        };
+        let mut args = [&operands[..], &rest, &extents].concat();
+        if let Epilogue::Residual { .. } = self.epilogue {
+            args.push((rows / self.samples).into());
+        }
+        Tiling::of(s, [rows, n], in_vectors(n, k)).launch(s, kernels, 1, &args)
     }
     fn flops(&self) -> u64 {
         flops(self.rows, self.n, self.k)
@@ -156,20 +191,78 @@ fn flops(m: usize, n: usize, k: usize) -> u64 {
     2 * (m * n * k) as u64
 }
 
+/// A kernel of kernels/gemm.cuh with large tiles, and with small ones.
+pub(super) type Kernels = [&'static str; 2];
+
+/// How a product is cut into the square tiles of kernels/gemm.cuh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tiling {
+    tiles: usize,
+    large: bool,
+}
+
+/// Whether rows of these two lengths are whole vectors of 8.
+fn in_vectors(n: usize, k: usize) -> bool {
+    n.is_multiple_of(8) && k.is_multiple_of(8)
+}
+
+impl Tiling {
+    /// Rows of a block of the sum, of which a split takes a whole number.
+    const BLOCK: usize = 64;
+
+    /// Of a product of shape `[m, n]`. Large tiles compute twice as fast, but take whole vectors, and four small ones
+    /// are as fast together where half of the processors would have no large one.
+    pub(super) fn of(s: &Stream, [m, n]: [usize; 2], in_vectors: bool) -> Self {
+        let tiles = |side: usize| m.div_ceil(side) * n.div_ceil(side);
+        let large = in_vectors && 2 * tiles(128) >= s.processors();
+        Tiling { tiles: tiles(if large { 128 } else { 64 }), large }
+    }
+    /// Of a weight gradient `[n, k]`, which is split until it fills the card whatever its tiles.
+    fn of_weights([n, k]: [usize; 2], in_vectors: bool) -> Self {
+        let side = if in_vectors { 128 } else { 64 };
+        Tiling { tiles: n.div_ceil(side) * k.div_ceil(side), large: in_vectors }
+    }
+    /// Rows of each split of a sum over `rows`: such that the waves of tiles, two to a processor, are over soonest, where
+    /// a tile that is begun and left costs as much as 8 blocks of the sum, and 4 more splits to add up as much as one.
+    fn split(self, rows: usize, processors: usize) -> usize {
+        const MOST: usize = 64;
+        let blocks = rows.div_ceil(Self::BLOCK);
+        let cost = |splits: usize| {
+            let waves = (self.tiles * splits).div_ceil(2 * processors);
+            waves * (blocks.div_ceil(splits) + 8) + splits / 4
+        };
+        let splits = (1..=blocks.clamp(1, MOST)).min_by_key(|&n| cost(n)).unwrap_or(1);
+        blocks.div_ceil(splits) * Self::BLOCK
+    }
+    /// Launches a kernel, `splits` blocks to a tile.
+    pub(super) fn launch(
+        self,
+        s: &Stream,
+        [large, small]: Kernels,
+        splits: usize,
+        args: &[Arg],
+    ) -> Result<()> {
+        // Two operands, stages, rows of a tile, bytes of a row.
+        let (kernel, shared) =
+            if self.large { (large, 2 * 3 * 128 * 128) } else { (small, 2 * 4 * 64 * 128) };
+        s.launch(Launch { kernel, grid: [self.tiles, splits, 1], block: 128, shared }, args)
+    }
+}
+
 impl<F: Real> Define<F> for Linear {
     fn define(&self, m: &Mem<F>) {
         let &Linear { rows, n, k, .. } = self;
         let (x, w, b, y) = (m.read(self.x.value), m.read(self.w), m.read(self.b), m.write(self.y));
         let (x, w) = (Mat::rows(x, [rows, k]), Mat::rows(w, [n, k]));
         match self.epilogue {
-            Epilogue::Bias => affine(y, x, w, b),
+            Epilogue::Bias | Epilogue::Real => affine(y, x, w, b),
             Epilogue::Gelu(h) => for_each_tile([m.write(h), y], [rows, n], |at, [mut h, mut y]| {
                 tile_product(&mut h, at, x, w);
                 gelu(&mut h, &b[at[1]..], &mut y);
             }),
             Epilogue::Residual { skip, scale } => {
                 let (skip, scale) = (Mat::rows(m.read(skip), [rows, n]), scale.map(|s| m.read(s)));
-                let per_sample = scale.map_or(1, |s| rows / s.len());
+                let per_sample = rows / self.samples;
                 for_each_tile([y], [rows, n], |at @ [row, col], [mut y]| {
                     tile_product(&mut y, at, x, w);
                     let scale = |r: usize| scale.map_or(F::ONE, |s| s[(row + r) / per_sample]);
@@ -250,11 +343,26 @@ struct GeluGrad {
     dy: Tensor,
     direct: Option<Tensor>,
     dh: Tensor,
+    len: usize,
 }
 
 impl Op for GeluGrad {
     fn io(&self) -> Io {
         Io::new([Some(self.h), Some(self.dy), self.direct], [self.dh])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        const BLOCK: usize = 256; // threads, each with a vector of 8
+        let &GeluGrad { h, dy, direct, dh, len } = self;
+        s.launch(
+            Launch { kernel: "gelu_grad", grid: [len.div_ceil(8 * BLOCK), 1, 1], block: BLOCK, shared: 0 },
+            &[
+                s.bf16(h).into(),
+                s.bf16(dy).into(),
+                direct.map(|t| s.bf16(t)).into(),
+                s.bf16(dh).into(),
+                len.into(),
+            ],
+        )
     }
 }
 
@@ -287,6 +395,17 @@ impl Op for LinearInputGrad {
     fn io(&self) -> Io {
         Io::new([Some(self.dy), Some(self.w), self.pre], [self.dx])
     }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let &LinearInputGrad { dy, w, pre, dx, rows, n, k } = self;
+        let mut args: Vec<Arg> = vec![s.bf16(dy).into(), s.bf16(w).into()];
+        args.extend(pre.map(|t| s.bf16(t).into()));
+        args.extend([s.bf16(dx).into(), rows.into(), n.into(), k.into()]);
+        let kernels = match pre {
+            None => ["linear_input_grad", "linear_input_grad_small"],
+            Some(_) => ["linear_input_grad_gelu", "linear_input_grad_gelu_small"],
+        };
+        Tiling::of(s, [rows, k], in_vectors(n, k)).launch(s, kernels, 1, &args)
+    }
     fn flops(&self) -> u64 {
         flops(self.rows, self.n, self.k)
     }
@@ -306,49 +425,148 @@ impl<F: Real> Define<F> for LinearInputGrad {
     }
 }
 
-/// Records `dw = dyᵀ x` and `db = sum over rows of dy`, for `dy: [rows, n]`, `x: [rows, k]`, `w` of `n k` elements.
-pub(super) fn weight_grad(d: &mut Adjoint, dy: Tensor, x: Tensor, w: Tensor, b: Tensor) {
-    let n = d.tape.len(b);
-    let k = d.tape.len(w) / n;
-    let rows = d.tape.len(dy) / n;
-    let (dw, db) = (d.tape.like(w), d.tape.like(b));
-    let partial = d.tape.temp(&[rows.div_ceil(ROWS), n]);
-    d.tape.push(LinearWeightGrad { dy, x, dw, db, partial, rows, n, k });
-    d.add(w, dw);
-    d.add(b, db);
+/// Records `dw = dyᵀ x` and `db = sum over rows of dy`.
+fn weight_grad(d: &mut Adjoint, dy: Tensor, x: Tensor, w: Tensor, b: Tensor) {
+    let grad = WeightGrad::of(d.tape, dy, w, b);
+    d.tape.push(LinearWeightGrad { dy, x, grad });
+    grad.leave(d, w, b);
 }
 
-/// `dw = dyᵀ x`, `db[j] = sum over i of dy[i, j]` by blocks of rows added in order.
-#[derive(Debug)]
-struct LinearWeightGrad {
-    dy: Tensor,
-    x: Tensor,
+/// The gradients of weights `w`, of `n k` elements, and biases `b: [n]` from `dy: [rows, n]` and rows `x: [rows, k]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeightGrad {
     dw: Tensor,
     db: Tensor,
-    partial: Tensor,
+    partial: Tensor, // sums of dy's columns, by blocks of rows
     rows: usize,
     n: usize,
     k: usize,
 }
 
-impl Op for LinearWeightGrad {
-    fn io(&self) -> Io {
-        Io::new([self.dy, self.x], [self.dw, self.db, self.partial])
+impl WeightGrad {
+    pub(super) fn of(t: &mut Tape, dy: Tensor, w: Tensor, b: Tensor) -> Self {
+        let n = t.len(b);
+        let (rows, k) = (t.len(dy) / n, t.len(w) / n);
+        let (dw, db, partial) = (t.like(w), t.like(b), t.temp(&[rows.div_ceil(ROWS), n]));
+        WeightGrad { dw, db, partial, rows, n, k }
     }
-    fn flops(&self) -> u64 {
+    pub(super) fn leave(&self, d: &mut Adjoint, w: Tensor, b: Tensor) {
+        d.add(w, self.dw);
+        d.add(b, self.db);
+    }
+    pub(super) fn writes(&self) -> [Tensor; 2] {
+        [self.dw, self.db]
+    }
+    pub(super) fn scratch(&self) -> Tensor {
+        self.partial
+    }
+    pub(super) fn flops(&self) -> u64 {
         flops(self.rows, self.n, self.k)
     }
-}
-
-impl<F: Real> Define<F> for LinearWeightGrad {
-    fn define(&self, m: &Mem<F>) {
-        let &LinearWeightGrad { rows, n, k, .. } = self;
-        let (dy, x) = (m.read(self.dy), m.read(self.x));
+    /// `dw = dyᵀ x`, `db[j] = sum over i of dy[i, j]` by blocks of rows added in order.
+    pub(super) fn define<F: Real>(&self, m: &Mem<F>, dy: &[F], x: &[F]) {
+        let &WeightGrad { rows, n, k, .. } = self;
         let (dw, db, partial) = (m.write(self.dw), m.write(self.db), m.write(self.partial));
         let (a, b) = (Mat::rows(dy, [rows, n]).t(), Mat::rows(x, [rows, k]));
         gemm(MatMut::rows(dw, [n, k]), a, b, F::ONE, Dst::Replace, Threads::All);
         dy.par_chunks(ROWS * n).zip(partial.par_chunks_mut(n)).for_each(|(dy, sum)| column_sum(dy, sum));
         column_sum(partial, db);
+    }
+    /// How kernels split it.
+    pub(super) fn split(&self, s: &Stream, in_vectors: bool) -> Split {
+        let &WeightGrad { rows, n, k, .. } = self;
+        let tiling = Tiling::of_weights([n, k], in_vectors);
+        let rows_each = tiling.split(rows, s.processors());
+        Split { grad: *self, tiling, rows_each, count: rows.div_ceil(rows_each) }
+    }
+}
+
+/// A weight gradient whose rows are split: each split leaves its part of both sums, and the parts are added in their
+/// order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Split {
+    grad: WeightGrad,
+    tiling: Tiling,
+    rows_each: usize,
+    count: usize,
+}
+
+impl Split {
+    /// Numbers in a part, whole vectors of 4; a single one needs no room.
+    fn stride(&self) -> usize {
+        if self.count == 1 { 0 } else { (self.grad.n * (self.grad.k + 1)).next_multiple_of(4) }
+    }
+    /// Bytes of all parts.
+    pub(super) fn bytes(&self) -> usize {
+        self.count * self.stride() * size_of::<f32>()
+    }
+    /// Launches `kernels` on `operands` and `extents`, with room for the parts at `parts`.
+    pub(super) fn launch(
+        &self,
+        s: &Stream,
+        kernels: Kernels,
+        parts: Ptr,
+        operands: &[Arg],
+        extents: &[Arg],
+    ) -> Result<()> {
+        const BLOCK: usize = 256; // threads, each with 4 numbers
+        let &Split { grad: WeightGrad { n, k, .. }, count, .. } = self;
+        let left = [s.f32(self.grad.dw), s.f32(self.grad.db)];
+        let to = if count == 1 { left } else { [parts, parts.offset(n * k * size_of::<f32>())] };
+        let split: [Arg; 2] = [self.rows_each.into(), self.stride().into()];
+        let args = [operands, &to.map(Arg::from), extents, &split].concat();
+        self.tiling.launch(s, kernels, count, &args)?;
+        if count == 1 {
+            return Ok(());
+        }
+        let grid = [(n * (k + 1)).div_ceil(4 * BLOCK), 1, 1];
+        s.launch(
+            Launch { kernel: "split_sum", grid, block: BLOCK, shared: 0 },
+            &[
+                parts.into(),
+                left[0].into(),
+                left[1].into(),
+                count.into(),
+                (n * k).into(),
+                n.into(),
+                self.stride().into(),
+            ],
+        )
+    }
+}
+
+/// [`WeightGrad`] for rows that lie in memory.
+#[derive(Debug)]
+struct LinearWeightGrad {
+    dy: Tensor,
+    x: Tensor,
+    grad: WeightGrad,
+}
+
+impl Op for LinearWeightGrad {
+    fn io(&self) -> Io {
+        Io::new([self.dy, self.x], self.grad.writes()).scratch([self.grad.scratch()])
+    }
+    fn launch(&self, s: &Stream) -> Result<()> {
+        let WeightGrad { rows, n, k, .. } = self.grad;
+        let split = self.grad.split(s, in_vectors(n, k));
+        let parts = s.workspace(split.bytes());
+        split.launch(
+            s,
+            ["linear_weight_grad", "linear_weight_grad_small"],
+            parts,
+            &[s.bf16(self.dy).into(), s.bf16(self.x).into()],
+            &[rows.into(), n.into(), k.into()],
+        )
+    }
+    fn flops(&self) -> u64 {
+        self.grad.flops()
+    }
+}
+
+impl<F: Real> Define<F> for LinearWeightGrad {
+    fn define(&self, m: &Mem<F>) {
+        self.grad.define(m, m.read(self.dy), m.read(self.x));
     }
 }
 

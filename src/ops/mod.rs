@@ -23,7 +23,7 @@ pub use augment::augment;
 pub use copy::copy;
 pub use drop_path::drop_path;
 pub use layer_norm::layer_norm;
-pub use linear::{Gelu, linear, linear_gelu, linear_residual};
+pub use linear::{Gelu, linear, linear_gelu, linear_real, linear_residual};
 pub use masking::{foreground_weight, random_masking};
 pub use mean_pool::mean_pool;
 pub use patch_embed::patch_embed;

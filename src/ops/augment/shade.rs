@@ -54,12 +54,7 @@ const PIECE: usize = 64;
 
 /// Shades a volume in place. Voxel i takes the noise of word i of the stream that begins at `stream`.
 #[multiversion(targets = "simd")]
-pub(super) fn shade<F: Real>(
-    shading: Shading<F>,
-    stream: [u32; STREAM],
-    grid: [usize; 3],
-    volume: &mut [F],
-) {
+pub(super) fn shade<F: Real>(shading: Shading<F>, stream: [u32; STREAM], grid: [usize; 3], volume: &mut [F]) {
     let background = F::of(BACKGROUND.into());
     let curve = curve(shading.exponent);
     let [cx, cy, cz, cxx, cyy, czz, cxy, cxz, cyz] = shading.bias;
@@ -70,7 +65,8 @@ pub(super) fn shade<F: Real>(
         let x = unit(row / grid[1], grid[0]);
         let y = unit(row % grid[1], grid[1]);
         // 1 plus the polynomial is b0 + b1 z + czz z².
-        let b0 = cxy.mul_add(x * y, cyy.mul_add(y * y, cxx.mul_add(x * x, cy.mul_add(y, cx.mul_add(x, F::ONE)))));
+        let b0 =
+            cxy.mul_add(x * y, cyy.mul_add(y * y, cxx.mul_add(x * x, cy.mul_add(y, cx.mul_add(x, F::ONE)))));
         let b1 = cyz.mul_add(y, cxz.mul_add(x, cz));
         let mut z = first;
         while z < end {
