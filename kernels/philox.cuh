@@ -1,7 +1,7 @@
 // Counter-based random numbers: Philox 4x32-10, as src/machine/philox.rs has it.
 #pragma once
 
-#include <stdint.h>
+#include "ptx.cuh"
 
 // Words that say where a stream begins: two of key, then four of counter, the first of which counts blocks.
 constexpr int STREAM = 6;
