@@ -1,6 +1,6 @@
 //! Kernels against definitions: each case with its gradients on a CUDA device, held to the `f64` definition.
 use super::Case;
-use super::gradcheck::{Differentiated, F32_BOUND};
+use super::gradcheck::{Differentiated, F32_BOUND, larger};
 use crate::machine::{Driver, cuda};
 use crate::program::{Cpu, Cuda, Machine};
 use crate::tape::{Dtype, Tape};
@@ -76,7 +76,7 @@ fn measure(case: &Case, driver: &Rc<dyn Driver>, repeats: usize, guards: bool) -
     program.recorder.load_rounded(&mut cuda)?;
     cuda.launch_ops(ops.clone())?;
     let first = results(&cuda)?;
-    let mut parity = Parity { runs: repeats + 2, ..Parity::default() };
+    let mut parity = Parity { runs: repeats + 2, bound: F32_BOUND, ..Parity::default() };
     parity.digest = blake3::hash(&first).to_hex()[..16].to_owned();
     parity.damaged = cuda.damaged()?.len();
 
@@ -89,12 +89,11 @@ fn measure(case: &Case, driver: &Rc<dyn Driver>, repeats: usize, guards: bool) -
             (false, true) => BF16_BOUND,
             (false, false) => F32_BOUND,
         };
-        let worse = error.is_nan() || error * parity.bound.max(1e-300) > parity.error * bound.max(1e-300);
-        if worse || parity.bound == 0.0 {
+        if share(error, bound) > share(parity.error, parity.bound) {
             (parity.error, parity.bound) = (error, bound);
         }
         if tape.info(t).dtype == Dtype::Activation {
-            parity.norm = parity.norm.max(distance(&got, expected));
+            parity.norm = larger(parity.norm, distance(&got, expected));
         }
     }
     for &t in &program.indices {
@@ -113,6 +112,17 @@ fn measure(case: &Case, driver: &Rc<dyn Driver>, repeats: usize, guards: bool) -
         parity.differing += usize::from(results(&cuda)? != first);
     }
     Ok(parity)
+}
+
+/// How much of its bound an error takes; infinite for NaN and for any error where none is allowed.
+fn share(error: f64, bound: f64) -> f64 {
+    if error == 0.0 {
+        0.0
+    } else if error.is_nan() || bound == 0.0 {
+        f64::INFINITY
+    } else {
+        error / bound
+    }
 }
 
 /// By tensor, whether it is in bf16, or computed from temporaries that are.
@@ -136,7 +146,7 @@ fn relative_error(got: &[f32], expected: &[f64]) -> f64 {
         let same = got == expected || (got.is_nan() && expected.is_nan());
         if same { 0.0 } else { (got - expected).abs() / (expected.abs() + largest).max(1e-30) }
     };
-    got.iter().zip(expected).map(error).fold(0.0, |worst, e| if e.is_nan() { e } else { worst.max(e) })
+    got.iter().zip(expected).map(error).fold(0.0, larger)
 }
 
 /// `1 - 2 <x, y> / (|x|² + |y|²)`, 0 for two tensors of zeros.
