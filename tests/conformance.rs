@@ -84,7 +84,8 @@ impl Boxed {
             let at: [i64; 3] = std::array::from_fn(|axis| at[axis] + i64::from(self.at[axis]));
             let inside = (0..3).all(|axis| (0..self.extent[axis] as i64).contains(&at[axis]));
             let index = (at[2] * self.extent[1] as i64 + at[1]) * self.row as i64 + at[0];
-            let place = if self.swizzled { i / 64 * 64 + (i % 64 / 8 ^ i / 64 % 8) * 8 + i % 8 } else { i };
+            let place =
+                if self.swizzled { i / 64 * 64 + ((i % 64 / 8) ^ (i / 64 % 8)) * 8 + i % 8 } else { i };
             shared[place] = if inside { index as u16 } else { 0 };
         }
         shared

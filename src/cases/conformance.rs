@@ -177,7 +177,7 @@ fn barrier() -> Vec<u32> {
 }
 
 fn mbarrier() -> Vec<u32> {
-    registers(4, 96, |round, thread| (round * 100 + (thread % 32 ^ 1)) as u32)
+    registers(4, 96, |round, thread| (round * 100 + ((thread % 32) ^ 1)) as u32)
 }
 
 /// CUDA C++ Programming Guide, "Warp Shuffle Functions": a lane that reads outside its group gets its own value, except
@@ -210,8 +210,8 @@ fn integer() -> Vec<u32> {
         let counted = if lane >= 20 { 0 } else { lane as u32 + 1 };
         let swapped = if counted == 7 { 70 } else { counted };
         match result {
-            0 => (u64::from(a) * u64::from(b) >> 32) as u32,
-            1 => (i64::from(signed_a) * i64::from(signed_b) >> 32) as u32,
+            0 => ((u64::from(a) * u64::from(b)) >> 32) as u32,
+            1 => ((i64::from(signed_a) * i64::from(signed_b)) >> 32) as u32,
             2 => a.count_ones(),
             3 => match b << lane {
                 0 => 0,

@@ -7,10 +7,18 @@ use crate::tape::{Tape, Tensor};
 
 /// All cases.
 pub fn table() -> Vec<Case> {
-    [linear(), normalisation(), attention(), tokens(), losses(), optimiser(), composed()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        linear(),
+        normalisation(),
+        attention(),
+        tokens(),
+        losses(),
+        optimiser(),
+        composed().into_iter().map(Case::as_chain).collect(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn linear() -> Vec<Case> {
