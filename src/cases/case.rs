@@ -14,6 +14,8 @@ pub struct Case {
     pub shape: String,
     /// Whether all its values are small whole numbers, so that every sum is exact in any order and every precision.
     pub exact: bool,
+    /// Whether it is many operations, through which a rounding travels on.
+    pub chain: bool,
     record: Box<dyn Fn(&mut Recorder) -> Outputs + Send + Sync>,
 }
 
@@ -30,12 +32,17 @@ impl Case {
         shape: impl Into<String>,
         record: impl Fn(&mut Recorder) -> Outputs + Send + Sync + 'static,
     ) -> Self {
-        Case { name, shape: shape.into(), exact: false, record: Box::new(record) }
+        Case { name, shape: shape.into(), exact: false, chain: false, record: Box::new(record) }
     }
     /// The same, on small whole numbers.
     #[must_use]
     pub fn on_whole_numbers(self) -> Self {
         Case { exact: true, ..self }
+    }
+    /// The same, known to be a chain of many operations.
+    #[must_use]
+    pub fn as_chain(self) -> Self {
+        Case { chain: true, ..self }
     }
     /// Records it.
     pub fn record(&self) -> (Recorder, Outputs) {

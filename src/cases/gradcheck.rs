@@ -108,7 +108,7 @@ impl Differentiated {
                 let numeric = (8.0 * span(STEP) - span(2.0 * STEP)) / (12.0 * STEP);
                 let size = numeric.abs().max(exact[i].abs()).max(1e-3 * largest).max(1e-6);
                 let error = (numeric - exact[i]).abs() / size;
-                worst = if error.is_nan() { f64::NAN } else { worst.max(error) };
+                worst = larger(worst, error);
                 count += 1;
             }
             cpu.write(p, &x);
@@ -130,18 +130,20 @@ impl Differentiated {
             return f64::INFINITY;
         }
         let errors = self.kept.iter().map(|&t| relative_error(product.read(t), reference.read(t)));
-        errors.fold(0.0, |worst: f64, e| if e.is_nan() { e } else { worst.max(e) })
+        errors.fold(0.0, larger)
     }
+}
+
+/// The larger of two errors; NaN is the largest.
+pub(super) fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
 /// Largest difference over the largest magnitude of `expected`; NaN if there is a NaN.
 pub fn relative_error<F: Real>(got: &[F], expected: &[f64]) -> f64 {
     assert_eq!(got.len(), expected.len());
     let largest = expected.iter().fold(0.0_f64, |m, x| m.max(x.abs()));
-    let error = got.iter().zip(expected).fold(0.0_f64, |worst, (g, e)| {
-        let error = (g.f64() - e).abs();
-        if error.is_nan() || worst.is_nan() { f64::NAN } else { worst.max(error) }
-    });
+    let error = got.iter().zip(expected).map(|(g, e)| (g.f64() - e).abs()).fold(0.0, larger);
     if error == 0.0 { 0.0 } else { error / largest.max(1e-30) }
 }
 

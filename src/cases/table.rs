@@ -11,10 +11,19 @@ use half::f16;
 
 /// All cases.
 pub fn table() -> Vec<Case> {
-    [linear(), normalisation(), attention(), tokens(), volumes(), losses(), optimiser(), composed()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        linear(),
+        normalisation(),
+        attention(),
+        tokens(),
+        volumes(),
+        losses(),
+        optimiser(),
+        composed().into_iter().map(Case::as_chain).collect(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn linear() -> Vec<Case> {

@@ -1,8 +1,12 @@
 //! `gyrus check`: whether this build computes what it says it computes.
 use super::device::Device;
 use crate::cases::gradcheck::{F32_BOUND, GRADIENT_BOUND, Outcome};
-use crate::cases::{self, controls, reference};
+use crate::cases::parity::{BF16_BOUND, NORM_BOUND, Parity};
+use crate::cases::{self, Conformed, controls, parity, reference};
+use crate::machine::Driver;
+use crate::program;
 use serde_json::json;
+use std::rc::Rc;
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 /// Check every operation's gradient, every precision, and that planted faults are caught.
@@ -11,9 +15,16 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 /// faults are planted on purpose, to show that the checks see them. With --reference, a training step recorded by
 /// another implementation is computed again instead, tensor by tensor.
 ///
+/// On a GPU (--device cuda, or auto where there is one), each case with its gradients is computed by the kernels and
+/// held against its f64 definition, on the same bf16 inputs: launch by launch, a hundred times more for the same bits,
+/// and as a graph. Outputs begin as NaN, every tensor lies between guard bytes, and each instruction that kernels
+/// take from PTX is tried by itself.
+///
 /// Exits with 1 when anything is out of its bounds.
 ///
 /// Example: gyrus check
+///
+/// Example: gyrus check --device cuda
 ///
 /// Example: gyrus check attention
 ///
@@ -28,6 +39,12 @@ pub struct Args {
     /// Where to compute.
     #[arg(long, value_name = "auto|cpu|cuda[:N]", default_value_t)]
     pub device: Device,
+    /// On a GPU, how often each case is run again for the same bits, instead of 100 times.
+    #[arg(long, value_name = "N")]
+    pub repeats: Option<usize>,
+    /// On a GPU, leave out the guard bytes round tensors: a memory checker sees more without them.
+    #[arg(long)]
+    pub no_guards: bool,
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
@@ -38,10 +55,10 @@ pub struct Args {
 /// # Errors
 /// A recording that cannot be read, a filter that fits nothing, or a device that this build has not.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
-    let _ = args.device.open()?;
-    let passed = match &args.reference {
-        Some(folder) => check_reference(args, folder)?,
-        None => check_cases(args)?,
+    let passed = match (&args.reference, args.device.open()?) {
+        (Some(folder), _) => check_reference(args, folder)?,
+        (None, program::Device::Cpu) => check_cases(args)?,
+        (None, program::Device::Cuda(driver)) => check_kernels(args, &driver)?,
     };
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -122,6 +139,79 @@ fn print_outcome(o: &Outcome, width: usize) {
     );
 }
 
+/// Runs of each case that have to give the same bits as the first.
+const REPEATS: usize = 100;
+
+fn check_kernels(args: &Args, driver: &Rc<dyn Driver>) -> Result<bool, Box<dyn Error>> {
+    let cases: Vec<_> = cases::table().into_iter().filter(|c| wanted(args, c.name)).collect();
+    let mut primitives = cases::conformance(driver)?;
+    primitives.retain(|p| wanted(args, p.kernel));
+    if cases.is_empty() && primitives.is_empty() {
+        return Err(none_fits(args));
+    }
+    let width = cases.iter().map(|c| c.shape.chars().count()).max().unwrap_or(0);
+    if !args.json {
+        println!("{}, {} multiprocessors", driver.name(), driver.processors());
+        println!(
+            "{:36} {:width$} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "operation", "shape", "error", "bound", "norm", "same bits", "guards"
+        );
+    }
+    let repeats = args.repeats.unwrap_or(REPEATS);
+    let mut outcomes = Vec::new();
+    for case in &cases {
+        let parity = parity::compare(case, driver, repeats, !args.no_guards);
+        if !args.json {
+            print_parity(&parity, width);
+        }
+        outcomes.push(parity);
+    }
+    let failed =
+        outcomes.iter().filter(|o| !o.passed()).count() + primitives.iter().filter(|p| p.wrong > 0).count();
+    if args.json {
+        let cases: Vec<_> = outcomes.iter().map(|o| json!({ "outcome": o, "passed": o.passed() })).collect();
+        let bounds = json!({ "bf16": BF16_BOUND, "f32": F32_BOUND, "norm": NORM_BOUND });
+        let device = driver.name();
+        println!(
+            "{:#}",
+            json!({ "device": device, "cases": cases, "primitives": primitives, "bounds": bounds })
+        );
+    } else {
+        print_primitives(&primitives);
+        println!("\n{} cases, {} primitives, {failed} failed", outcomes.len(), primitives.len());
+    }
+    Ok(failed == 0)
+}
+
+fn print_primitives(primitives: &[Conformed]) {
+    println!("\n{:36} {:>9} {:>9}", "primitives, against their manual", "results", "wrong");
+    for p in primitives {
+        let outcome = if p.words == 0 { "not on this device" } else { verdict(p.wrong == 0) };
+        println!("{:36} {:>9} {:>9} {outcome}", p.kernel, p.words, p.wrong);
+        if let Some((at, written, right)) = p.first {
+            println!("    word {at} is {written:#010x} and ought to be {right:#010x}");
+        }
+    }
+}
+
+fn print_parity(p: &Parity, width: usize) {
+    if let Some(failure) = &p.failure {
+        println!("{:36} {:width$} {failure} FAIL", p.name, p.shape);
+        return;
+    }
+    let same = format!("{}/{}", p.runs - p.differing, p.runs);
+    let guards = if p.damaged == 0 { "whole".to_owned() } else { format!("{} hit", p.damaged) };
+    println!(
+        "{:36} {:width$} {:>9.1e} {:>9.1e} {:>9.1e} {same:>9} {guards:>9} {}",
+        p.name,
+        p.shape,
+        p.error,
+        p.bound,
+        p.norm,
+        verdict(p.passed())
+    );
+}
+
 fn check_reference(args: &Args, folder: &std::path::Path) -> Result<bool, Box<dyn Error>> {
     let mut comparison = reference::compare(folder)?;
     comparison.rows.retain(|row| wanted(args, &row.tensor));
@@ -164,6 +254,8 @@ mod tests {
             filter: filter.map(str::to_owned),
             reference: reference.map(|folder| root.join(folder)),
             device: Device::Auto,
+            repeats: None,
+            no_guards: false,
             json: true,
         }
     }

@@ -40,7 +40,7 @@ impl BrainAge {
         let x = self.encoder.record(t, volume, ids, &drops);
         let features = ops::mean_pool(t, x, self.encoder.prefix());
         let x = vit::norm(t, "fc_norm", features);
-        let pred = vit::linear(t, "head", x, self.loss.outputs());
+        let pred = vit::head(t, "head", x, self.loss.outputs());
         let loss = ops::age_loss(t, pred, age, self.loss);
         Recorded { ids, age, drops, features, pred, loss }
     }

@@ -104,6 +104,14 @@ pub fn linear(t: &mut Tape, name: &str, x: Tensor, outputs: usize) -> Tensor {
     t.name(y, name)
 }
 
+/// The same for outputs that are read out, such as an age: left in full precision.
+pub fn head(t: &mut Tape, name: &str, x: Tensor, outputs: usize) -> Tensor {
+    let inputs = *t.shape(x).last().expect("x has an axis");
+    let (w, b) = linear_params(t, name, outputs, inputs);
+    let y = ops::linear_real(t, x, w, b);
+    t.name(y, name)
+}
+
 fn linear_params(t: &mut Tape, name: &str, outputs: usize, inputs: usize) -> (Tensor, Tensor) {
     (t.param(format!("{name}.weight"), &[outputs, inputs]), t.param(format!("{name}.bias"), &[outputs]))
 }

@@ -1,0 +1,126 @@
+//! The emulator does what the manuals of PTX and CUDA say: primitive by primitive, under several schedules.
+#![cfg(feature = "emulator")]
+#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
+use gyrus::cases::conformance;
+use gyrus::machine::driver::Extent;
+use gyrus::machine::emulator::{Async, Emulator, Schedule};
+use gyrus::machine::{Driver, cuda};
+use std::ffi::c_void;
+use std::rc::Rc;
+
+const SCHEDULES: [Schedule; 3] = [
+    Schedule { seed: 0, mode: Async::Late, workers: 1 },
+    Schedule { seed: 2, mode: Async::Early, workers: 1 },
+    Schedule { seed: 3, mode: Async::Random, workers: 1 },
+];
+
+#[test]
+fn primitives_do_what_the_manuals_say() {
+    for schedule in SCHEDULES {
+        let driver: Rc<dyn Driver> = Rc::new(Emulator::new(schedule));
+        for conformed in conformance(&driver).unwrap() {
+            assert!(conformed.words > 0 && conformed.wrong == 0, "{schedule:?}: {conformed:?}");
+        }
+    }
+}
+
+/// A tensor map, of numbers of 16 bits.
+#[repr(C, align(128))]
+struct TensorMap([u8; 128]);
+
+unsafe extern "C" {
+    fn emu_tensor_map(
+        map: *mut TensorMap,
+        element_bytes: u32,
+        rank: u32,
+        tensor: *const c_void,
+        extent: *const u64,
+        stride: *const u64,
+        r#box: *const u32,
+        swizzle_128b: u32,
+    ) -> i32;
+}
+
+/// A tensor [z][y][x] in rows that are longer than its extent, and how a box is cut from it.
+struct Boxed {
+    extent: [usize; 3],
+    row: usize,
+    r#box: [usize; 3],
+    at: [i32; 3],
+    swizzled: bool,
+}
+
+impl Boxed {
+    /// The tensor's memory, aligned: each element is its own index, padding is 0xFFFF.
+    fn tensor(&self) -> Vec<u128> {
+        let [x, y, z] = self.extent;
+        let element = |i: usize| if i % self.row < x { i as u16 } else { 0xFFFF };
+        let elements: Vec<u16> = (0..self.row * y * z).map(element).collect();
+        let words = elements.chunks(8).map(|c| c.iter().rev().fold(0_u128, |w, &e| w << 16 | u128::from(e)));
+        words.collect()
+    }
+
+    fn map(&self, tensor: &[u128], rank: u32) -> TensorMap {
+        let mut map = TensorMap([0; 128]);
+        let extent = self.extent.map(|n| n as u64);
+        let stride = [2 * self.row as u64, 2 * (self.row * self.extent[1]) as u64];
+        let of_box = self.r#box.map(|n| n as u32);
+        let (extent, stride, of_box) = (extent.as_ptr(), stride.as_ptr(), of_box.as_ptr());
+        let (at, swizzled) = (tensor.as_ptr().cast(), u32::from(self.swizzled));
+        // SAFETY: the arrays are as long as any rank, and the map has room for one.
+        let refused = unsafe { emu_tensor_map(&mut map, 2, rank, at, extent, stride, of_box, swizzled) };
+        assert_eq!(refused, 0);
+        map
+    }
+
+    /// What is in shared memory after the load. With swizzle, the chunk of 16 bytes in column c of a row r of 128 bytes
+    /// lies in column c ^ (r % 8).
+    fn expected(&self) -> Vec<u16> {
+        let [bx, by, bz] = self.r#box;
+        let mut shared = vec![0; bx * by * bz];
+        for i in 0..shared.len() {
+            let [x, y, z] = [i % bx, i / bx % by, i / bx / by];
+            let at = [x, y, z].map(|n| n as i64);
+            let at: [i64; 3] = std::array::from_fn(|axis| at[axis] + i64::from(self.at[axis]));
+            let inside = (0..3).all(|axis| (0..self.extent[axis] as i64).contains(&at[axis]));
+            let index = (at[2] * self.extent[1] as i64 + at[1]) * self.row as i64 + at[0];
+            let place =
+                if self.swizzled { i / 64 * 64 + ((i % 64 / 8) ^ (i / 64 % 8)) * 8 + i % 8 } else { i };
+            shared[place] = if inside { index as u16 } else { 0 };
+        }
+        shared
+    }
+
+    fn load(&self, emulator: &Emulator, rank: usize) -> cuda::Result<Vec<u16>> {
+        let tensor = self.tensor();
+        let mut map = self.map(&tensor, rank as u32);
+        let elements: usize = self.r#box.iter().product();
+        let mut out = vec![0xCDCD_u16; elements];
+        let (mut out_at, mut bytes, mut at) = (out.as_mut_ptr(), 2 * elements as i32, self.at);
+        let mut args: Vec<*mut c_void> = vec![(&raw mut map).cast()];
+        args.extend(at[..rank].iter_mut().map(|c| std::ptr::from_mut(c).cast::<c_void>()));
+        args.extend([(&raw mut bytes).cast::<c_void>(), (&raw mut out_at).cast()]);
+        let kernel = emulator.kernel(if rank == 2 { "conform_tma_2d" } else { "conform_tma_3d" })?;
+        let extent = Extent { grid: [1, 1, 1], block: 128, shared: bytes as u32 + 8 };
+        // SAFETY: the arguments are those of the kernel, and `out` has room for the box.
+        unsafe { emulator.launch(&kernel, extent, &mut args)? };
+        Ok(out)
+    }
+}
+
+/// Boxes inside, over each edge, and quite outside; rows longer than the tensor's.
+#[test]
+fn boxes_arrive_with_zeros_round_the_tensor() {
+    let boxed = |at, swizzled| Boxed { extent: [75, 20, 3], row: 80, r#box: [64, 16, 2], at, swizzled };
+    for schedule in SCHEDULES {
+        let emulator = Emulator::new(schedule);
+        for at in [[0, 0, 0], [8, 3, 1], [30, 10, 2], [-5, -3, -1], [100, 0, 0], [11, 4, -7]] {
+            for swizzled in [false, true] {
+                let boxed = boxed(at, swizzled);
+                assert_eq!(boxed.load(&emulator, 3).unwrap(), boxed.expected(), "{at:?} {swizzled}");
+                let flat = Boxed { extent: [75, 20, 1], r#box: [64, 16, 1], at: [at[0], at[1], 0], ..boxed };
+                assert_eq!(flat.load(&emulator, 2).unwrap(), flat.expected(), "{at:?} {swizzled}");
+            }
+        }
+    }
+}
