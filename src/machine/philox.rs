@@ -56,15 +56,16 @@ const fn next(key: [u32; 2]) -> [u32; 2] {
 pub fn blocks<const N: usize>(at: [u32; STREAM], from: u32) -> [[u32; N]; 4] {
     let [k0, k1, c0, c1, c2, c3] = at;
     let mut key = [k0, k1];
-    let mut c = [[0; N], [c1; N], [c2; N], [c3; N]];
-    c[0] = std::array::from_fn(|i| c0.wrapping_add(from).wrapping_add(i as u32));
+    let count = std::array::from_fn(|i| c0.wrapping_add(from).wrapping_add(i as u32));
+    let mut blocks = [count, [c1; N], [c2; N], [c3; N]];
     for _ in 0..10 {
-        for i in 0..N {
-            [c[0][i], c[1][i], c[2][i], c[3][i]] = round(key, [c[0][i], c[1][i], c[2][i], c[3][i]]);
+        let [first, second, third, fourth] = &mut blocks;
+        for (((a, b), c), d) in first.iter_mut().zip(second).zip(third).zip(fourth) {
+            [*a, *b, *c, *d] = round(key, [*a, *b, *c, *d]);
         }
         key = next(key);
     }
-    c
+    blocks
 }
 
 /// A standard normal to three figures, within ±3.45, where a million are needed and their tails are not: the four

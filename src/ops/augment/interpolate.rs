@@ -195,7 +195,7 @@ fn resample_padded(
             let last = grid[i] as f32 + 0.999;
             for (z, (cell, fraction)) in cells.iter_mut().zip(fractions).enumerate() {
                 let p = step[i].mul_add(z as i32 as f32, start[i]).clamp(0.0, last);
-                let whole = p as i32;
+                let whole = p.whole();
                 *fraction = p - whole as f32;
                 *cell += whole * strides[i];
             }
