@@ -23,7 +23,8 @@ fn main() -> Result<()> {
 
     // 1. Record: names for values, a list of operations, nothing computed.
     let mut t = Tape::default();
-    let model = mae.record(&mut t, 1, removed);
+    let inputs = mae.inputs(&mut t, 1, removed);
+    let model = mae.record(&mut t, inputs);
 
     // 2. Differentiate: the gradient is more operations on the same tape, and so is the optimiser.
     let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
@@ -34,16 +35,16 @@ fn main() -> Result<()> {
     let mut cpu = Cpu::<f32>::new(t, &[model.loss.loss]);
     println!("{} operations, {} KiB", cpu.tape().ops().len(), cpu.plan().bytes / 1024);
     cpu.load(&weights)?;
-    cpu.view(model.volume).copy_from_slice(&phantom(mae.encoder.grid));
-    cpu.write(model.weight, &vec![1.0; removed]);
+    cpu.view(inputs.volume).copy_from_slice(&phantom(mae.encoder.grid));
+    cpu.write(inputs.weight, &vec![1.0; removed]);
 
     // 4. Replay: masks, rates and volumes are data, so the same program runs every step.
     for step in 0..20 {
         let noise: Vec<f64> = (0..mae.tokens()).map(|i| ((i as u64 * 37 + step * 11) % 83) as f64).collect();
         let mask = random_masking(&noise, mae.kept());
-        cpu.write_indices(model.ids_keep, mask.ids_keep());
-        cpu.write_indices(model.ids_restore, &mask.ids_restore);
-        cpu.write_indices(model.ids_predict, mask.ids_removed());
+        cpu.write_indices(inputs.ids_keep, mask.ids_keep());
+        cpu.write_indices(inputs.ids_restore, &mask.ids_restore);
+        cpu.write_indices(inputs.ids_predict, mask.ids_removed());
         optimiser.update(&mut cpu, step, 2e-3)?;
         println!("step {step:2}: loss {:.4}", cpu.read(model.loss.loss)[0]);
     }

@@ -3,10 +3,12 @@
 #![cfg(feature = "emulator")]
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::cases::{self, Case, parity};
+use gyrus::data::{Augment, Variant};
 use gyrus::machine::emulator::{Async, Emulator, Schedule};
-use gyrus::machine::philox::{Philox, Purpose};
+use gyrus::machine::philox::{Philox, Purpose, STREAM};
 use gyrus::machine::{Driver, Real, cuda};
-use gyrus::model::{Encoder, Mae, Preset, Shape, init::first_weights, mae::random_masking};
+use gyrus::model::{Encoder, Mae, Preset, Shape, init::first_weights, mae};
+use gyrus::ops::{self, augment::SHADING};
 use gyrus::program::{Cpu, Cuda, Machine, Optimiser, Recipe, Volumes, trace};
 use gyrus::tape::{Dtype, Tape, Tensor};
 use half::f16;
@@ -63,25 +65,52 @@ fn cases_agree_with_their_definitions_3() {
 struct Training<M> {
     machine: M,
     mae: Mae,
-    model: gyrus::model::mae::Recorded,
+    inputs: Inputs,
+    loss: Tensor,
     optimiser: Optimiser,
     batch: usize,
-    volumes: Vec<f32>,
 }
 
-/// What training needs: the program, its first weights, smooth random volumes.
-fn program(mae: Mae, batch: usize) -> (Tape, gyrus::model::mae::Recorded, Optimiser, Vec<Tensor>) {
-    let mut tape = Tape::default();
-    let model = mae.record(&mut tape, batch, mae.tokens() - mae.kept());
+/// What the host fills in a program that trains on variants of stored volumes.
+#[derive(Clone, Copy)]
+struct Inputs {
+    stored: Tensor,
+    affine: Tensor,
+    shading: Tensor,
+    noise: Tensor,
+    streams: Tensor,
+}
+
+/// The whole of a training step, from stored volumes to updated weights: its inputs, its loss, what to keep.
+fn program(mae: Mae, batch: usize) -> (Tape, Inputs, Tensor, Optimiser, Vec<Tensor>) {
+    let (mut t, [x, y, z]) = (Tape::default(), mae.encoder.grid);
+    let inputs = Inputs {
+        stored: t.input_as(&[batch, 1, x, y, z], Dtype::Stored),
+        affine: t.input(&[batch, 3, 4]),
+        shading: t.input(&[batch, SHADING]),
+        noise: t.indices(&[batch, STREAM]),
+        streams: t.indices(&[batch, STREAM]),
+    };
+    let volume = ops::augment(&mut t, inputs.stored, inputs.affine, inputs.shading, inputs.noise);
+    let masks = ops::random_masking(&mut t, inputs.streams, mae.tokens(), mae.kept());
+    let weight = ops::foreground_weight(&mut t, volume, masks.ids_removed, mae.encoder.patch);
+    let seen = mae::Inputs {
+        volume,
+        ids_keep: masks.ids_keep,
+        ids_restore: masks.ids_restore,
+        ids_predict: masks.ids_removed,
+        weight,
+    };
+    let loss = mae.record(&mut t, seen).loss.loss;
     let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
-    let optimiser = Optimiser::record(&mut tape, model.loss.loss, recipe, |_| 1.0);
-    let kept = [optimiser.kept(), vec![model.loss.loss]].concat();
-    (tape, model, optimiser, kept)
+    let optimiser = Optimiser::record(&mut t, loss, recipe, |_| 1.0);
+    let kept = [optimiser.kept(), vec![loss]].concat();
+    (t, inputs, loss, optimiser, kept)
 }
 
 impl<M: Machine> Training<M> {
     fn new(mae: Mae, batch: usize, machine: impl FnOnce(Tape, &[Tensor]) -> M) -> Self {
-        let (tape, model, optimiser, kept) = program(mae, batch);
+        let (tape, inputs, loss, optimiser, kept) = program(mae, batch);
         let weights = first_weights(&tape, mae.encoder.patches().grid(), 1);
         let mut machine = machine(tape, &kept);
         for (name, array) in weights {
@@ -94,31 +123,31 @@ impl<M: Machine> Training<M> {
             let at = |i: usize, n: usize| 6.0 * i as f32 / n as f32;
             let (s, i) = (i / (x * y * z), i % (x * y * z));
             let (px, py, pz) = (at(i / (y * z), x), at(i / z % y, y), at(i % z, z));
-            (px + s as f32).sin() * (py * 1.7).cos() + 0.5 * (pz * 2.3 + s as f32).sin()
+            f16::from_f32((px + s as f32).sin() * (py * 1.7).cos() + 0.5 * (pz * 2.3 + s as f32).sin())
         };
-        let volumes = (0..batch * x * y * z).map(voxel).collect();
-        Training { machine, mae, model, optimiser, batch, volumes }
+        let volumes: Vec<f16> = (0..batch * x * y * z).map(voxel).collect();
+        machine.write_stored(inputs.stored, &[&volumes]).unwrap();
+        Training { machine, mae, inputs, loss, optimiser, batch }
     }
     /// One update; returns its loss.
     fn step(&mut self, step: u64) -> f64 {
-        let (mut keep, mut restore, mut removed) = (Vec::new(), Vec::new(), Vec::new());
-        for sample in 0..self.batch {
-            let mut random = Philox::new(1, Purpose::Mask, step, sample as u32);
-            let noise: Vec<f64> = (0..self.mae.tokens()).map(|_| random.uniform().into()).collect();
-            let masking = random_masking(&noise, self.mae.kept());
-            keep.extend_from_slice(masking.ids_keep());
-            restore.extend_from_slice(&masking.ids_restore);
-            removed.extend_from_slice(masking.ids_removed());
-        }
+        let how = Augment { rotate_deg: 4.0, ..Augment::default() };
+        let samples = 0..self.batch as u32;
+        let drawn: Vec<Variant> =
+            samples.clone().map(|i| how.draw(self.mae.encoder.grid, 4.0, 1, step, i)).collect();
+        let reals = |values: &[f32]| values.iter().map(|&v| M::Real::of(v.into())).collect::<Vec<M::Real>>();
+        let affine: Vec<f32> = drawn.iter().flat_map(|v| v.affine).flatten().collect();
+        let shading: Vec<f32> = drawn.iter().flat_map(|v| v.shading.row()).collect();
+        let noise: Vec<u32> = drawn.iter().flat_map(|v| v.noise).collect();
+        let streams: Vec<u32> =
+            samples.flat_map(|i| Philox::new(1, Purpose::Mask, step, i).start()).collect();
         let m = &mut self.machine;
-        let volumes: Vec<M::Real> = self.volumes.iter().map(|&v| M::Real::of(f64::from(v))).collect();
-        m.write(self.model.volume, &volumes).unwrap();
-        m.write(self.model.weight, &vec![M::Real::ONE; removed.len()]).unwrap();
-        m.write_indices(self.model.ids_keep, &keep).unwrap();
-        m.write_indices(self.model.ids_restore, &restore).unwrap();
-        m.write_indices(self.model.ids_predict, &removed).unwrap();
+        m.write(self.inputs.affine, &reals(&affine)).unwrap();
+        m.write(self.inputs.shading, &reals(&shading)).unwrap();
+        m.write_indices(self.inputs.noise, &noise).unwrap();
+        m.write_indices(self.inputs.streams, &streams).unwrap();
         self.optimiser.update(m, step, 1e-3).unwrap();
-        self.machine.read(self.model.loss.loss).unwrap()[0].f64()
+        m.read(self.loss).unwrap()[0].f64()
     }
 }
 

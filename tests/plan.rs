@@ -112,7 +112,8 @@ fn arena(train: bool) -> [usize; 3] {
         norm_pix: true,
     };
     let mut t = Tape::default();
-    let m = mae.record(&mut t, 2, mae.tokens() - mae.kept());
+    let inputs = mae.inputs(&mut t, 2, mae.tokens() - mae.kept());
+    let m = mae.record(&mut t, inputs);
     if train {
         let one = t.input(&[]);
         let gradients = backward(&mut t, &[(m.loss.loss, one)]);

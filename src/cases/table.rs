@@ -1,24 +1,18 @@
 //! Every operation, and the ways they are put together, at the shapes that take each of their branches.
 use super::{Case, Outputs, Recorder};
+use crate::image::BACKGROUND;
+use crate::machine::philox::{Philox, Purpose, STREAM};
 use crate::model::{Encoder, Mae, Shape, brain_age::BrainAge, mae::random_masking};
+use crate::ops::augment::{IDENTITY, SHADING, Shading, mirror};
 use crate::ops::optimiser::{AdamConstants, Moments, Range};
 use crate::ops::{self, AgeLoss, Bins};
-use crate::tape::{Tape, Tensor};
+use crate::tape::{Dtype, Tape, Tensor};
+use half::f16;
 
 /// All cases.
 pub fn table() -> Vec<Case> {
-    [
-        linear(),
-        normalisation(),
-        attention(),
-        tokens(),
-        losses(),
-        optimiser(),
-        composed().into_iter().map(Case::as_chain).collect(),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    let operations = [linear(), normalisation(), attention(), tokens(), volumes(), losses(), optimiser()];
+    operations.into_iter().flatten().chain(composed().into_iter().map(Case::as_chain)).collect()
 }
 
 fn linear() -> Vec<Case> {
@@ -192,6 +186,73 @@ fn tokens() -> Vec<Case> {
     cases
 }
 
+fn volumes() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let none = Shading::NONE;
+    let bias = [0.25, -0.125, 0.25, 0.125, -0.25, 0.125, 0.0625, -0.125, 0.125];
+    let noisy = Shading { exponent: 1.25, contrast: 0.875, brightness: 0.125, noise: 0.25, bias };
+    let turned = [[0.94, -0.16, 0.11, 1.3], [0.12, 1.03, -0.14, 0.4], [-0.07, 0.18, 0.97, -1.1]];
+    // Several stretches of the kernel; volumes that are no multiple of four voxels; rows that are none.
+    for (grid, maps, shading, how) in [
+        ([8, 12, 8], vec![IDENTITY, mirror(8)], [none; 2], "as they are, and mirrored"),
+        ([16, 24, 20], vec![turned, IDENTITY], [none; 2], "turned, and not"),
+        ([5, 7, 9], vec![turned, mirror(5)], [none, noisy], "turned; shaded with noise"),
+        ([8, 6, 10], vec![turned, turned], [noisy, Shading { noise: 0.0, ..noisy }], "turned, shaded"),
+    ] {
+        let shape = format!("2 x {} x {} x {}, {how}", grid[0], grid[1], grid[2]);
+        cases.push(Case::new("augment", shape, move |r| {
+            let [x, y, z] = grid;
+            let voxels = brain(2 * x * y * z);
+            let stored = r.stored(&[2, 1, x, y, z], voxels);
+            let affine = r.values(&[2, 3, 4], maps.iter().flatten().flatten().copied().collect());
+            let shading = r.values(&[2, SHADING], shading.iter().flat_map(|s| s.row()).collect());
+            let noise = streams(r, 2);
+            let volume = ops::augment(&mut r.tape, stored, affine, shading, noise);
+            Outputs { other: vec![volume], ..Outputs::default() }
+        }));
+    }
+    // One block of patches and several; lengths that are no multiple of a block of random words; nothing kept or removed.
+    for (tokens, kept) in [(1, 0), (7, 7), (150, 37), (514, 128)] {
+        cases.push(Case::new("random_masking", format!("2 x {kept} of {tokens}"), move |r| {
+            let starts = streams(r, 2);
+            let masks = ops::random_masking(&mut r.tape, starts, tokens, kept);
+            Outputs {
+                indices: vec![masks.ids_keep, masks.ids_removed, masks.ids_restore],
+                ..Outputs::default()
+            }
+        }));
+    }
+    // Patches read in vectors, and voxel by voxel.
+    for (channels, grid, edge, count) in [(1, [16, 8, 24], 8, 5), (2, [4, 6, 8], 2, 9)] {
+        let shape = format!("{count} patches of {edge}³, {channels} channels");
+        cases.push(Case::new("foreground_weight", shape, move |r| {
+            let [x, y, z] = grid;
+            let volume = r.tape.input_as(&[2, channels, x, y, z], Dtype::Activation);
+            let values = brain(2 * channels * x * y * z).into_iter().map(f32::from).collect();
+            r.fill(volume, values);
+            let patches = x * y * z / (edge * edge * edge);
+            let ids = (0..2).flat_map(|_| r.permutation(patches)[..count].to_vec()).collect();
+            let ids = r.indices(&[2, count], ids);
+            let weight = ops::foreground_weight(&mut r.tape, volume, ids, edge);
+            Outputs { other: vec![weight], ..Outputs::default() }
+        }));
+    }
+    cases
+}
+
+/// Voxels of which most are brain.
+fn brain(count: usize) -> Vec<f16> {
+    let mut random = Philox::new(1, Purpose::Test, 1, count as u32);
+    let voxel = |_| if random.uniform() < 0.8 { random.normal().clamp(-3.9, 3.9) } else { BACKGROUND };
+    (0..count).map(voxel).map(f16::from_f32).collect()
+}
+
+/// Where the streams of samples begin.
+fn streams(r: &mut Recorder, batch: u32) -> Tensor {
+    let starts = (0..batch).flat_map(|i| Philox::new(u64::MAX / 3, Purpose::Test, 1 << 40, i).start());
+    r.indices(&[batch as usize, STREAM], starts.collect())
+}
+
 fn losses() -> Vec<Case> {
     let mut cases = Vec::new();
     for (norm_pix, weights, how) in [
@@ -319,9 +380,10 @@ fn composed() -> Vec<Case> {
         }),
         Case::new("a brain-age model", "4 volumes, drop path", |r| {
             let model = BrainAge { encoder: small_encoder(true), loss: AgeLoss::Huber(1.0) };
-            let m = model.record(&mut r.tape, 4, true);
+            let volume = model.encoder.volume(&mut r.tape, 4);
+            let m = model.record(&mut r.tape, volume, true);
             fill_named(r, 0.2);
-            for t in [m.volume, m.age] {
+            for t in [volume, m.age] {
                 r.normal(t, 0.0, 1.0);
             }
             for (i, &t) in m.drops.iter().enumerate() {
@@ -344,19 +406,20 @@ fn small_encoder(cls_token: bool) -> Encoder {
 fn masked_autoencoder(r: &mut Recorder, plain: bool) -> Outputs {
     let decoder = Shape { dim: 16, depth: 1, heads: 2 };
     let mae = Mae { encoder: small_encoder(plain), decoder, mask_ratio: 0.75, norm_pix: plain };
-    let m = mae.record(&mut r.tape, 2, 9);
+    let inputs = mae.inputs(&mut r.tape, 2, 9);
+    let m = mae.record(&mut r.tape, inputs);
     fill_named(r, 0.2);
-    r.normal(m.volume, 0.0, 1.0);
-    r.fill(m.weight, vec![1.0; 18]);
+    r.normal(inputs.volume, 0.0, 1.0);
+    r.fill(inputs.weight, vec![1.0; 18]);
     let masks: Vec<_> = (0..2)
         .map(|_| {
             let noise: Vec<f64> = r.permutation(12).into_iter().map(f64::from).collect();
             random_masking(&noise, 3)
         })
         .collect();
-    r.fill_indices(m.ids_keep, masks.iter().flat_map(|m| m.ids_keep().to_vec()).collect());
-    r.fill_indices(m.ids_restore, masks.iter().flat_map(|m| m.ids_restore.clone()).collect());
-    r.fill_indices(m.ids_predict, masks.iter().flat_map(|m| m.ids_removed().to_vec()).collect());
+    r.fill_indices(inputs.ids_keep, masks.iter().flat_map(|m| m.ids_keep().to_vec()).collect());
+    r.fill_indices(inputs.ids_restore, masks.iter().flat_map(|m| m.ids_restore.clone()).collect());
+    r.fill_indices(inputs.ids_predict, masks.iter().flat_map(|m| m.ids_removed().to_vec()).collect());
     Outputs { differentiable: vec![m.loss.loss], other: vec![m.pred], ..Outputs::default() }
 }
 

@@ -158,7 +158,7 @@ impl Inputs {
 fn pretraining(t: &mut Tape, inputs: &mut Inputs, setup: &Setup) -> Tensor {
     let (mae, batch) = (setup.mae(), setup.batch);
     let (tokens, kept) = (mae.tokens(), mae.kept());
-    let m = mae.record(t, batch, tokens - kept);
+    let m = mae.inputs(t, batch, tokens - kept);
     inputs.normal(t, m.volume);
     inputs.reals.push((m.weight, vec![1.0; batch * (tokens - kept)]));
     let [mut keep, mut restore, mut predict] = [const { Vec::new() }; 3];
@@ -171,15 +171,16 @@ fn pretraining(t: &mut Tape, inputs: &mut Inputs, setup: &Setup) -> Tensor {
         predict.extend_from_slice(masking.ids_removed());
     }
     inputs.indices.extend([(m.ids_keep, keep), (m.ids_restore, restore), (m.ids_predict, predict)]);
-    m.loss.loss
+    mae.record(t, m).loss.loss
 }
 
 /// Records the brain-age model; returns the loss.
 fn finetuning(t: &mut Tape, inputs: &mut Inputs, setup: &Setup) -> Tensor {
     let batch = setup.batch;
     let model = BrainAge { encoder: setup.mae().encoder, loss: AgeLoss::L1 };
-    let m = model.record(t, batch, false);
-    inputs.normal(t, m.volume);
+    let volume = model.encoder.volume(t, batch);
+    let m = model.record(t, volume, false);
+    inputs.normal(t, volume);
     inputs.normal(t, m.age);
     let tokens = model.encoder.patches().tokens() as u32;
     inputs.indices.push((m.ids, (0..batch).flat_map(|_| 0..tokens).collect()));

@@ -12,6 +12,7 @@ use crate::{
     error::OnFile,
     image::{BACKGROUND, Preprocessing},
     machine::mapped::MappedFile,
+    program::Volumes,
 };
 use half::f16;
 use serde::{Deserialize, Serialize};
@@ -136,6 +137,15 @@ impl Cache {
     /// BLAKE3 of `scans.tsv` and `cache.json`, in hexadecimal; the table has the hash of every image.
     pub fn hash(&self) -> &str {
         &self.hash
+    }
+}
+
+impl Volumes for Cache {
+    fn count(&self) -> usize {
+        self.len()
+    }
+    fn volume(&self, number: usize) -> &[f16] {
+        Cache::volume(self, number)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Many volumes: which scans a dataset has ([`scans`]), a synthetic dataset where none is at hand ([`phantom`]),
 //! the memory-mapped cache of prepared volumes that training reads ([`Cache`]), subject-disjoint splits
-//! ([`Split`]) and random changes of a volume while training ([`augment`]).
+//! ([`Split`]) and random changes of a volume while training ([`Augment`]).
 mod augment;
 mod bids;
 mod cache;
@@ -8,14 +8,13 @@ mod error;
 mod fingerprint;
 mod index;
 mod manifest;
-mod noise;
 pub mod phantom;
 mod prepare;
 mod scan;
 mod split;
 mod table;
 
-pub use augment::{Augment, augment};
+pub use augment::{Augment, Variant};
 pub use cache::{Cache, Skipped};
 pub use error::Error;
 pub use fingerprint::{Fingerprint, Spread, Traits};

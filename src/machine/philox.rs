@@ -24,19 +24,61 @@ pub enum Purpose {
     Phantom,
     /// Values for checks and benches.
     Test,
+    /// White noise on a volume.
+    Noise,
 }
 
 /// The ten-round bijection: key and counter in, four random words out.
 pub const fn philox4x32_10(mut key: [u32; 2], mut c: [u32; 4]) -> [u32; 4] {
     let mut i = 0;
     while i < 10 {
-        let (p0, p1) = (0xD251_1F53_u64 * c[0] as u64, 0xCD9E_8D57_u64 * c[2] as u64);
-        c = [(p1 >> 32) as u32 ^ c[1] ^ key[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ key[1], p0 as u32];
-        key = [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)];
+        c = round(key, c);
+        key = next(key);
         i += 1;
     }
     c
 }
+
+#[inline(always)]
+const fn round(key: [u32; 2], c: [u32; 4]) -> [u32; 4] {
+    let (p0, p1) = (0xD251_1F53_u64 * c[0] as u64, 0xCD9E_8D57_u64 * c[2] as u64);
+    [(p1 >> 32) as u32 ^ c[1] ^ key[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ key[1], p0 as u32]
+}
+
+#[inline(always)]
+const fn next(key: [u32; 2]) -> [u32; 2] {
+    [key[0].wrapping_add(0x9E37_79B9), key[1].wrapping_add(0xBB67_AE85)]
+}
+
+/// Blocks `from` to `from + N` of the stream that begins at `at`, by word: `[w][i]` is word `w` of block `from + i`.
+/// Its loops become vector code in a caller that `multiversion` compiles.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "four rows are walked side by side")]
+pub fn blocks<const N: usize>(at: [u32; STREAM], from: u32) -> [[u32; N]; 4] {
+    let [k0, k1, c0, c1, c2, c3] = at;
+    let mut key = [k0, k1];
+    let mut c = [[0; N], [c1; N], [c2; N], [c3; N]];
+    c[0] = std::array::from_fn(|i| c0.wrapping_add(from).wrapping_add(i as u32));
+    for _ in 0..10 {
+        for i in 0..N {
+            [c[0][i], c[1][i], c[2][i], c[3][i]] = round(key, [c[0][i], c[1][i], c[2][i], c[3][i]]);
+        }
+        key = next(key);
+    }
+    c
+}
+
+/// A standard normal to three figures, within ±3.45, where a million are needed and their tails are not: the four
+/// bytes of a word summed, whose variance is 4 (256² - 1) / 12.
+#[inline(always)]
+pub fn quick_normal(word: u32) -> f32 {
+    let pairs = (word & 0x00FF_00FF) + (word >> 8 & 0x00FF_00FF);
+    let sum = (pairs & 0xFFFF) + (pairs >> 16);
+    (sum as i32 as f32 - 510.0) / 147.8
+}
+
+/// How many words say where a stream begins: two of key, then four of counter, the first of which counts blocks.
+pub const STREAM: usize = 6;
 
 /// A stream of random numbers; two streams with different coordinates are independent.
 #[derive(Clone, Debug)]
@@ -53,6 +95,19 @@ impl Philox {
         let key = [seed as u32, (seed >> 32) as u32 ^ (purpose as u32).wrapping_mul(0x9E37_79B9)];
         let counter = [0, step as u32, (step >> 32) as u32, sample];
         Philox { key, counter, words: [0; 4], used: 4 }
+    }
+    /// Where the stream begins, for operations that draw from it in parallel: word `i` is word `i % 4` of block `i / 4`.
+    pub fn start(&self) -> [u32; STREAM] {
+        let ([k0, k1], [_, c1, c2, c3]) = (self.key, self.counter);
+        [k0, k1, 0, c1, c2, c3]
+    }
+    /// The stream that begins at `start`.
+    ///
+    /// # Panics
+    /// When `start` is not [`STREAM`] words.
+    pub fn from_start(start: &[u32]) -> Self {
+        let &[k0, k1, c0, c1, c2, c3] = start else { panic!("{STREAM} words, not {}", start.len()) };
+        Philox { key: [k0, k1], counter: [c0, c1, c2, c3], words: [0; 4], used: 4 }
     }
     /// The next 32 random bits.
     pub fn word(&mut self) -> u32 {
@@ -141,6 +196,26 @@ mod tests {
         let mean = x.iter().sum::<f64>() / x.len() as f64;
         let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
         assert!(mean.abs() < 0.015 && (var - 1.0).abs() < 0.02, "mean {mean}, variance {var}");
+    }
+
+    #[test]
+    fn blocks_are_those_of_the_stream() {
+        let mut r = Philox::new(7, Purpose::Test, 1 << 33, 5);
+        let start = r.start();
+        assert_eq!(Philox::from_start(&start).word(), r.clone().word());
+        let [first, later] = [0, 8].map(|from| blocks::<8>(start, from));
+        let words: Vec<u32> = [first, later].iter().flat_map(|b| (0..32).map(|i| b[i % 4][i / 4])).collect();
+        assert_eq!(words, (0..64).map(|_| r.word()).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn quick_normals_have_unit_moments() {
+        let mut r = Philox::new(1, Purpose::Test, 0, 0);
+        let x: Vec<f64> = (0..100_000).map(|_| quick_normal(r.word()).into()).collect();
+        let mean = x.iter().sum::<f64>() / x.len() as f64;
+        let var = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / x.len() as f64;
+        assert!(mean.abs() < 0.015 && (var - 1.0).abs() < 0.02, "mean {mean}, variance {var}");
+        assert!(quick_normal(u32::MAX) == -quick_normal(0) && (3.4..3.5).contains(&quick_normal(u32::MAX)));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub trait Real:
     fn abs(self) -> Self;
     /// The larger of two numbers.
     fn max(self, other: Self) -> Self;
+    /// Its whole part, cut off towards zero.
+    fn whole(self) -> i32;
     /// Whether it is neither infinite nor NaN.
     fn is_finite(self) -> bool;
     /// eˣ.
@@ -83,6 +85,10 @@ impl Real for f64 {
     #[inline(always)]
     fn max(self, other: Self) -> Self {
         f64::max(self, other)
+    }
+    #[inline(always)]
+    fn whole(self) -> i32 {
+        self as i32
     }
     #[inline(always)]
     fn is_finite(self) -> bool {
@@ -124,6 +130,10 @@ impl Real for f32 {
     #[inline(always)]
     fn max(self, other: Self) -> Self {
         if self > other { self } else { other }
+    }
+    #[inline(always)]
+    fn whole(self) -> i32 {
+        self as i32
     }
     #[inline(always)]
     fn is_finite(self) -> bool {

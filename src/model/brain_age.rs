@@ -1,7 +1,7 @@
 //! Brain age: all patches through the encoder, the mean of the patch tokens, a new norm, a linear head.
 use super::vit::{self, Encoder};
 use crate::ops::{self, AgeLoss, age_loss::AgeLosses};
-use crate::tape::{Dtype, Tape, Tensor};
+use crate::tape::{Tape, Tensor};
 
 /// A brain-age model.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +15,6 @@ pub struct BrainAge {
 /// The tensors of a recorded brain-age model.
 #[derive(Clone, Debug)]
 pub struct Recorded {
-    /// Input: volumes, `[B, 1, X, Y, Z]`.
-    pub volume: Tensor,
     /// Input: every patch in order, `[B, L]` indices.
     pub ids: Tensor,
     /// Input: the age of each, in the unit of the head, `[B]`.
@@ -32,10 +30,9 @@ pub struct Recorded {
 }
 
 impl BrainAge {
-    /// Records the model for `batch` volumes, with drop path (as data) or without.
-    pub fn record(&self, t: &mut Tape, batch: usize, drop_path: bool) -> Recorded {
-        let [x, y, z] = self.encoder.grid;
-        let volume = t.input_as(&[batch, 1, x, y, z], Dtype::Activation);
+    /// Records the model on `volume: [B, 1, X, Y, Z]`, with drop path (as data) or without.
+    pub fn record(&self, t: &mut Tape, volume: Tensor, drop_path: bool) -> Recorded {
+        let batch = t.shape(volume)[0];
         let ids = t.indices(&[batch, self.encoder.patches().tokens()]);
         let age = t.input(&[batch]);
         let branches = if drop_path { 2 * self.encoder.shape.depth } else { 0 };
@@ -45,6 +42,6 @@ impl BrainAge {
         let x = vit::norm(t, "fc_norm", features);
         let pred = vit::head(t, "head", x, self.loss.outputs());
         let loss = ops::age_loss(t, pred, age, self.loss);
-        Recorded { volume, ids, age, drops, features, pred, loss }
+        Recorded { ids, age, drops, features, pred, loss }
     }
 }

@@ -4,7 +4,7 @@
 //! loss asks for are predicted.
 use super::vit::{self, Encoder, Shape};
 use crate::ops::{self, reconstruction_loss::ReconstructionLoss};
-use crate::tape::{Dtype, Tape, Tensor};
+use crate::tape::{Tape, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// A masked autoencoder.
@@ -21,19 +21,25 @@ pub struct Mae {
     pub norm_pix: bool,
 }
 
-/// The tensors of a recorded masked autoencoder.
+/// What the model is shown and asked for: filled by the host ([`Mae::inputs`]), or written by operations
+/// ([`augment`](ops::augment()), [`random_masking`](ops::random_masking)).
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs {
+    /// Volumes, `[B, 1, X, Y, Z]`.
+    pub volume: Tensor,
+    /// The kept patches, `[B, K]` indices.
+    pub ids_keep: Tensor,
+    /// For each patch its place after shuffling, `[B, L]` indices.
+    pub ids_restore: Tensor,
+    /// The patches to predict, `[B, M]` indices.
+    pub ids_predict: Tensor,
+    /// What each predicted patch counts for in the loss, `[B, M]`.
+    pub weight: Tensor,
+}
+
+/// The outputs of a recorded masked autoencoder.
 #[derive(Clone, Copy, Debug)]
 pub struct Recorded {
-    /// Input: volumes, `[B, 1, X, Y, Z]`.
-    pub volume: Tensor,
-    /// Input: the kept patches, `[B, K]` indices.
-    pub ids_keep: Tensor,
-    /// Input: for each patch its place after shuffling, `[B, L]` indices.
-    pub ids_restore: Tensor,
-    /// Input: the patches to predict, `[B, M]` indices.
-    pub ids_predict: Tensor,
-    /// Input: what each predicted patch counts for in the loss, `[B, M]`.
-    pub weight: Tensor,
     /// Predictions, `[B, M, patch³]`.
     pub pred: Tensor,
     /// The loss, `[]`, and its parts by patch.
@@ -49,19 +55,24 @@ impl Mae {
     pub fn kept(&self) -> usize {
         (self.tokens() as f64 * (1.0 - self.mask_ratio)) as usize
     }
-    /// Records the model for `batch` volumes, of which `predicted` patches each are predicted: the removed ones
-    /// in training (L - K), all (L) to look at.
-    pub fn record(&self, t: &mut Tape, batch: usize, predicted: usize) -> Recorded {
-        let [x, y, z] = self.encoder.grid;
-        let volume = t.input_as(&[batch, 1, x, y, z], Dtype::Activation);
-        let ids_keep = t.indices(&[batch, self.kept()]);
-        let ids_restore = t.indices(&[batch, self.tokens()]);
-        let ids_predict = t.indices(&[batch, predicted]);
-        let weight = t.input(&[batch, predicted]);
+    /// Inputs that the host fills, of `batch` volumes, of which `predicted` patches each are predicted: the removed
+    /// ones in training (L - K), all (L) to look at.
+    pub fn inputs(&self, t: &mut Tape, batch: usize, predicted: usize) -> Inputs {
+        Inputs {
+            volume: self.encoder.volume(t, batch),
+            ids_keep: t.indices(&[batch, self.kept()]),
+            ids_restore: t.indices(&[batch, self.tokens()]),
+            ids_predict: t.indices(&[batch, predicted]),
+            weight: t.input(&[batch, predicted]),
+        }
+    }
+    /// Records the model on `inputs`.
+    pub fn record(&self, t: &mut Tape, inputs: Inputs) -> Recorded {
+        let Inputs { volume, ids_keep, ids_restore, ids_predict, weight } = inputs;
         let latent = self.forward_encoder(t, volume, ids_keep);
         let pred = self.forward_decoder(t, latent, ids_restore, ids_predict);
         let loss = self.forward_loss(t, volume, pred, ids_predict, weight);
-        Recorded { volume, ids_keep, ids_restore, ids_predict, weight, pred, loss }
+        Recorded { pred, loss }
     }
     fn forward_encoder(&self, t: &mut Tape, volume: Tensor, ids_keep: Tensor) -> Tensor {
         let x = self.encoder.record(t, volume, ids_keep, &[]);
@@ -118,7 +129,7 @@ impl Masking {
     }
 }
 
-/// Keeps the `kept` patches with the smallest noise.
+/// Keeps the `kept` patches with the smallest noise: what the operation of this name does with noise of its own.
 pub fn random_masking(noise: &[f64], kept: usize) -> Masking {
     let mut ids_shuffle: Vec<u32> = (0..noise.len() as u32).collect();
     ids_shuffle.sort_by(|&a, &b| noise[a as usize].total_cmp(&noise[b as usize]));
@@ -132,11 +143,38 @@ pub fn random_masking(noise: &[f64], kept: usize) -> Masking {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::philox::{Philox, Purpose, STREAM};
+    use crate::program::Cpu;
 
     #[test]
     fn masking_keeps_the_smallest_noise_and_restores() {
         let m = random_masking(&[0.7, 0.1, 0.9, 0.3], 2);
         assert_eq!((m.ids_keep(), m.ids_removed()), (&[1, 3][..], &[0, 2][..]));
         assert_eq!(m.ids_restore, [2, 0, 3, 1]);
+    }
+
+    /// Of the same noise: the uniform numbers of a stream.
+    #[test]
+    fn the_operation_makes_the_same_masks() {
+        for (tokens, kept) in [(1, 0), (150, 37), (150, 150), (1200, 300)] {
+            let mut t = Tape::default();
+            let streams = t.indices(&[2, STREAM]);
+            let masks = ops::random_masking(&mut t, streams, tokens, kept);
+            let mut cpu = Cpu::<f32>::new(t, &[masks.ids_keep, masks.ids_removed, masks.ids_restore]);
+            let random = [5, 6].map(|sample| Philox::new(3, Purpose::Mask, 1 << 40, sample));
+            cpu.write_indices(streams, random.clone().map(|r| r.start()).as_flattened());
+            cpu.run();
+            for (sample, mut random) in random.into_iter().enumerate() {
+                let noise: Vec<f64> = (0..tokens).map(|_| random.uniform().into()).collect();
+                let expected = random_masking(&noise, kept);
+                let of = |t| {
+                    let all = cpu.read_indices(t);
+                    &all[sample * all.len() / 2..(sample + 1) * all.len() / 2]
+                };
+                assert_eq!(of(masks.ids_keep), expected.ids_keep());
+                assert_eq!(of(masks.ids_removed), expected.ids_removed());
+                assert_eq!(of(masks.ids_restore), expected.ids_restore);
+            }
+        }
     }
 }

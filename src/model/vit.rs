@@ -1,6 +1,6 @@
 //! Vision transformer blocks on volumes: pre-norm, packed qkv, GELU, an MLP four times as wide, names as in timm.
 use crate::ops::{self, Patches};
-use crate::tape::{Tape, Tensor};
+use crate::tape::{Dtype, Tape, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// The size of a stack of blocks.
@@ -33,6 +33,11 @@ impl Encoder {
     /// How the volume falls into patches (one channel).
     pub fn patches(&self) -> Patches {
         Patches::new(1, self.grid, self.patch)
+    }
+    /// Records volumes that the host fills, `[batch, 1, X, Y, Z]`.
+    pub fn volume(&self, t: &mut Tape, batch: usize) -> Tensor {
+        let [x, y, z] = self.grid;
+        t.input_as(&[batch, 1, x, y, z], Dtype::Activation)
     }
     /// Rows before the patch tokens: 1 with a class token, 0 without.
     pub fn prefix(&self) -> usize {

@@ -80,8 +80,8 @@ impl Optimiser {
         machine.run_ops(0..self.update)
     }
     /// The same for the last of these batches; then updates the parameters at learning rate `rate`, as update number
-    /// `step` (from 0). Returns the gradient norm.
-    pub fn update<M: Machine + ?Sized>(&self, machine: &mut M, step: u64, rate: f64) -> Result<f64> {
+    /// `step` (from 0).
+    pub fn update<M: Machine + ?Sized>(&self, machine: &mut M, step: u64, rate: f64) -> Result<()> {
         self.begin(machine, self.recipe.accumulate - 1)?;
         let t = (step + 1) as f64;
         let [m, v] = self.recipe.betas.map(|b| 1.0 - b.powf(t));
@@ -94,7 +94,10 @@ impl Optimiser {
             // Short at first, so that the average forgets the random start.
             machine.write(decay, &[M::Real::of(self.recipe.ema.min((1.0 + t) / (10.0 + t)))])?;
         }
-        machine.run()?;
+        machine.run()
+    }
+    /// The norm of the gradient that the last update took, before it was clipped.
+    pub fn gradient_norm<M: Machine + ?Sized>(&self, machine: &M) -> Result<f64> {
         Ok(machine.read(self.clip.norm)?[0].f64())
     }
     fn begin<M: Machine + ?Sized>(&self, machine: &mut M, batch: usize) -> Result<()> {

@@ -3,10 +3,11 @@ use super::Error;
 use super::checkpoint::{Card, Checkpoint, Head, Progress, Task};
 use super::config::{Finetune, Training};
 use super::infer::AgePredictor;
-use super::pretrain::{batch_of_volumes, subjects};
+use super::pretrain::subjects;
 use super::readout::{self, Readout};
 use super::schedule::layer_scale;
 use super::session::{Computer, Draw, Job, Session};
+use super::variants::Variants;
 use crate::data::{Cache, Member, Split};
 use crate::error::OnFile;
 use crate::machine::cuda;
@@ -141,12 +142,13 @@ impl Tuning<'_> {
         let batch = settings.train.batch.min(rows.len());
         let model = BrainAge { encoder, loss: head.loss };
         let mut tape = Tape::default();
-        let inputs = model.record(&mut tape, batch, settings.drop_path > 0.0);
+        let variants = Variants::record(&mut tape, batch, cache.grid());
+        let recorded = model.record(&mut tape, variants.volume, settings.drop_path > 0.0);
         let rate = |name: &str| {
             layer_scale(encoder.shape.depth, layer(name, encoder.shape.depth), settings.layer_decay)
         };
-        let optimiser = Optimiser::record(&mut tape, inputs.loss.loss, settings.train.recipe(), rate);
-        let kept = [optimiser.kept(), vec![inputs.loss.loss, inputs.loss.per_sample]].concat();
+        let optimiser = Optimiser::record(&mut tape, recorded.loss.loss, settings.train.recipe(), rate);
+        let kept = [optimiser.kept(), vec![recorded.loss.loss, recorded.loss.per_sample]].concat();
         let first = init::first_weights(&tape, encoder.patches().grid(), settings.train.seed);
         let mut machine = self.device.machine(tape, &kept)?;
         machine.load(&first)?;
@@ -154,11 +156,22 @@ impl Tuning<'_> {
             checkpoint.load_into(&mut *machine, &["fc_norm.", "head."])?;
         }
         let ids: Vec<u32> = (0..batch).flat_map(|_| 0..encoder.patches().tokens() as u32).collect();
-        machine.write_indices(inputs.ids, &ids)?;
+        machine.write_indices(recorded.ids, &ids)?;
         let pretrained_on = self.from.map_or(Vec::new(), |c| c.card.data.subjects.clone());
-        let job = Finetuning { cache, settings, encoder, head, targets, inputs, rows, split, pretrained_on };
+        let job = Finetuning {
+            cache,
+            settings,
+            encoder,
+            head,
+            targets,
+            variants,
+            recorded,
+            rows,
+            split,
+            pretrained_on,
+        };
         let training = &settings.train;
-        Session { job: &job, optimiser: &optimiser, training, batch, rows, watched, folder, title }
+        Session { job: &job, cache, optimiser: &optimiser, training, batch, rows, watched, folder, title }
             .run(&mut *machine, self.resume)
     }
 }
@@ -239,7 +252,8 @@ struct Finetuning<'a> {
     encoder: Encoder,
     head: Head,
     targets: Targets,
-    inputs: brain_age::Recorded,
+    variants: Variants,
+    recorded: brain_age::Recorded,
     rows: &'a [usize],
     split: String,
     pretrained_on: Vec<String>,
@@ -248,13 +262,12 @@ struct Finetuning<'a> {
 impl Job for Finetuning<'_> {
     fn fill(&self, machine: &mut Computer, rows: &[usize], draw: Draw) -> cuda::Result<()> {
         let seed = self.settings.train.seed;
-        let volumes = batch_of_volumes(self.cache, rows, &self.settings.augment, seed, draw);
-        machine.write(self.inputs.volume, &volumes)?;
+        self.variants.fill(machine, self.cache, rows, &self.settings.augment, seed, draw)?;
         let targets: Vec<f32> =
             rows.iter().map(|row| self.head.target(self.targets.years[row]) as f32).collect();
-        machine.write(self.inputs.age, &targets)?;
+        machine.write(self.recorded.age, &targets)?;
         let depth = self.encoder.shape.depth;
-        for (branch, &drop) in self.inputs.drops.iter().enumerate() {
+        for (branch, &drop) in self.recorded.drops.iter().enumerate() {
             // timm's rule: the rate rises linearly over the blocks; what is kept is scaled up.
             let rate = self.settings.drop_path as f32 * (branch / 2) as f32 / (depth - 1).max(1) as f32;
             let factor = |sample: usize| match draw {
@@ -271,7 +284,7 @@ impl Job for Finetuning<'_> {
         Ok(())
     }
     fn sample_losses(&self, machine: &Computer) -> cuda::Result<Vec<f64>> {
-        Ok(machine.read(self.inputs.loss.per_sample)?.into_iter().map(f64::from).collect())
+        Ok(machine.read(self.recorded.loss.per_sample)?.into_iter().map(f64::from).collect())
     }
     fn row_name(&self, row: usize) -> String {
         self.cache.scans()[row].scan.path.display().to_string()

@@ -7,7 +7,7 @@ use crate::machine::cuda;
 use crate::model::{Encoder, brain_age, brain_age::BrainAge};
 use crate::ops::{AgeLoss, Patches};
 use crate::program::{Device, Machine};
-use crate::tape::Tape;
+use crate::tape::{Tape, Tensor};
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
@@ -17,7 +17,8 @@ const BATCH: usize = 8;
 /// An encoder over whole volumes.
 struct Forward {
     machine: Box<dyn Machine<Real = f32>>,
-    inputs: brain_age::Recorded,
+    volume: Tensor,
+    model: brain_age::Recorded,
     batch: usize,
 }
 
@@ -30,12 +31,13 @@ impl Forward {
         new: &[&str],
     ) -> Result<Self, Error> {
         let mut tape = Tape::default();
-        let inputs = BrainAge { encoder, loss }.record(&mut tape, BATCH, false);
-        let mut machine = device.machine(tape, &[inputs.features, inputs.pred])?;
+        let volume = encoder.volume(&mut tape, BATCH);
+        let model = BrainAge { encoder, loss }.record(&mut tape, volume, false);
+        let mut machine = device.machine(tape, &[model.features, model.pred])?;
         checkpoint.load_into(&mut *machine, new)?;
         let tokens = encoder.patches().tokens() as u32;
-        machine.write_indices(inputs.ids, &(0..BATCH).flat_map(|_| 0..tokens).collect::<Vec<u32>>())?;
-        Ok(Forward { machine, inputs, batch: BATCH })
+        machine.write_indices(model.ids, &(0..BATCH).flat_map(|_| 0..tokens).collect::<Vec<u32>>())?;
+        Ok(Forward { machine, volume, model, batch: BATCH })
     }
     /// Computes `count` volumes, which `fill` writes by number, and calls `take` with each one's number and the
     /// machine's outputs for it: features and predictions.
@@ -45,16 +47,16 @@ impl Forward {
         fill: impl Fn(usize, &mut [f32]),
         mut take: impl FnMut(&[f32], &[f32]),
     ) -> cuda::Result<()> {
-        let mut volumes = vec![0.0; self.machine.tape().len(self.inputs.volume)];
+        let mut volumes = vec![0.0; self.machine.tape().len(self.volume)];
         for from in (0..count).step_by(self.batch) {
             let to = (from + self.batch).min(count);
             let len = volumes.len() / self.batch;
             // The rest of a last batch keeps what was there before: its outputs are not read.
             volumes.chunks_exact_mut(len).zip(from..to).for_each(|(volume, i)| fill(i, volume));
-            self.machine.write(self.inputs.volume, &volumes)?;
+            self.machine.write(self.volume, &volumes)?;
             self.machine.run()?;
-            let features = self.machine.read(self.inputs.features)?;
-            let pred = self.machine.read(self.inputs.pred)?;
+            let features = self.machine.read(self.model.features)?;
+            let pred = self.machine.read(self.model.pred)?;
             let (dim, outputs) = (features.len() / self.batch, pred.len() / self.batch);
             features
                 .chunks_exact(dim)

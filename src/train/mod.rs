@@ -13,6 +13,7 @@ pub mod reconstruct;
 pub mod schedule;
 pub mod session;
 pub mod settings;
+mod variants;
 
 pub use checkpoint::{Card, Checkpoint};
 pub use error::Error;

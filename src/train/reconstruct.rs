@@ -6,12 +6,13 @@ use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
 use crate::model::{Mae, mae};
 use crate::program::{Device, Machine};
-use crate::tape::Tape;
+use crate::tape::{Tape, Tensor};
 
 /// A masked autoencoder, ready to fill in what is removed.
 pub struct Reconstructor {
     machine: Box<dyn Machine<Real = f32>>,
-    inputs: mae::Recorded,
+    inputs: mae::Inputs,
+    pred: Tensor,
     mae: Mae,
 }
 
@@ -41,11 +42,12 @@ impl Reconstructor {
             return Err(Error::Checkpoint { path: checkpoint.path.clone(), reason });
         };
         let mut tape = Tape::default();
-        let inputs = mae.record(&mut tape, 1, mae.tokens());
-        let mut machine = device.machine(tape, &[inputs.pred])?;
+        let inputs = mae.inputs(&mut tape, 1, mae.tokens());
+        let pred = mae.record(&mut tape, inputs).pred;
+        let mut machine = device.machine(tape, &[pred])?;
         checkpoint.load_into(&mut *machine, &[])?;
         machine.write_indices(inputs.ids_predict, &(0..mae.tokens() as u32).collect::<Vec<u32>>())?;
-        Ok(Reconstructor { machine, inputs, mae })
+        Ok(Reconstructor { machine, inputs, pred, mae })
     }
 
     /// Whether each removed patch is given its true mean and SD: the model was trained without them (`norm_pix`), so
@@ -71,7 +73,7 @@ impl Reconstructor {
         let (mut masked, mut made) = (volume.to_vec(), volume.to_vec());
         let mut original = vec![0.0; patches.values()];
         let (mut sum, mut count) = (0.0, 0_usize);
-        let pred = self.machine.read(self.inputs.pred)?;
+        let pred = self.machine.read(self.pred)?;
         for &id in masking.ids_removed() {
             let id = id as usize;
             patches.patchify(volume, id, &mut original);

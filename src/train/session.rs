@@ -6,6 +6,7 @@ use super::checkpoint::{Card, Checkpoint, Progress};
 use super::config::Training;
 use super::log::Log;
 use super::{Error, schedule::learning_rate};
+use crate::data::Cache;
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
 use crate::program::{Arrays, Machine, Optimiser};
@@ -46,6 +47,8 @@ pub trait Job {
 pub struct Session<'a> {
     /// What is trained.
     pub job: &'a dyn Job,
+    /// Where its volumes come from.
+    pub cache: &'a Cache,
     /// How its parameters are updated.
     pub optimiser: &'a Optimiser,
     /// Schedule and seed.
@@ -139,22 +142,30 @@ impl Session<'_> {
         let mut order = self.rows.to_vec();
         Philox::new(training.seed, Purpose::Shuffle, epoch as u64, 0).shuffle(&mut order);
         let mut order = order.iter().copied().cycle();
+        let batches = 0..updates * training.accumulate as u64;
+        let batches = batches.map(|_| order.by_ref().take(self.batch).collect::<Vec<usize>>());
+        let mut batches = batches.peekable();
         let mut sum = 0.0;
         for _ in 0..updates {
             let (step, start) = (progress.steps, Instant::now());
             let rate = learning_rate(step, total, warmup, training.lr, training.min_lr);
-            let (mut loss, mut norm) = (0.0, 0.0);
+            let mut loss = 0.0;
             for batch in 0..training.accumulate {
-                let rows: Vec<usize> = order.by_ref().take(self.batch).collect();
+                let rows = batches.next().expect("as many as the epoch needs");
                 let draw = Draw::Learn(step * training.accumulate as u64 + batch as u64);
                 self.job.fill(machine, &rows, draw)?;
                 if batch + 1 < training.accumulate {
                     self.optimiser.differentiate(machine, batch)?;
                 } else {
-                    norm = self.optimiser.update(machine, step, rate)?;
+                    self.optimiser.update(machine, step, rate)?;
+                }
+                // On its way while the machine computes.
+                if let Some(next) = batches.peek() {
+                    machine.prefetch_stored(self.cache, next)?;
                 }
                 loss += self.finite_loss(machine, &rows, step)? / training.accumulate as f64;
             }
+            let norm = self.optimiser.gradient_norm(machine)?;
             log.write(step, &[("loss", loss), ("lr", rate), ("grad_norm", norm)])?;
             bar.update(loss, self.batch * training.accumulate, start.elapsed());
             progress.steps += 1;

@@ -1,11 +1,14 @@
 //! A small masked autoencoder in training, for the tests that run whole steps.
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
-use gyrus::machine::philox::{Philox, Purpose};
-use gyrus::model::mae::random_masking;
-use gyrus::model::{Encoder, Mae, Shape, init::first_weights};
+use gyrus::data::Augment;
+use gyrus::machine::philox::{Philox, Purpose, STREAM};
+use gyrus::model::{Encoder, Mae, Shape, init::first_weights, mae};
+use gyrus::ops;
+use gyrus::ops::augment::SHADING;
 use gyrus::ops::optimiser::{AdamConstants, Moments, adamw, grad_norm};
 use gyrus::program::{Cpu, backward, flatten};
-use gyrus::tape::{Role, Tape, Tensor};
+use gyrus::tape::{Dtype, Role, Tape, Tensor};
+use half::f16;
 
 /// A program that updates its parameters by one step, and where things are in it.
 pub(crate) struct Training {
@@ -30,11 +33,23 @@ impl Training {
             mask_ratio: 0.75,
             norm_pix: true,
         };
-        let (batch, removed) = (3, mae.tokens() - mae.kept());
+        let batch = 3;
         let mut t = Tape::default();
-        let m = mae.record(&mut t, batch, removed);
+        let stored = t.input_as(&[batch, 1, 32, 32, 32], Dtype::Stored);
+        let (affine, shading) = (t.input(&[batch, 3, 4]), t.input(&[batch, SHADING]));
+        let [noise, streams] = [(); 2].map(|()| t.indices(&[batch, STREAM]));
+        let volume = ops::augment(&mut t, stored, affine, shading, noise);
+        let masks = ops::random_masking(&mut t, streams, mae.tokens(), mae.kept());
+        let inputs = mae::Inputs {
+            volume,
+            ids_keep: masks.ids_keep,
+            ids_restore: masks.ids_restore,
+            ids_predict: masks.ids_removed,
+            weight: ops::foreground_weight(&mut t, volume, masks.ids_removed, 8),
+        };
+        let loss = mae.record(&mut t, inputs).loss.loss;
         let one = t.input(&[]);
-        let gradients = backward(&mut t, &[(m.loss.loss, one)]);
+        let gradients = backward(&mut t, &[(loss, one)]);
         let flat = flatten(&mut t, &gradients);
         let clip = grad_norm(&mut t, flat.grads, 1.0);
         let schedule = t.input(&[3]);
@@ -46,7 +61,7 @@ impl Training {
         adamw(&mut t, moments, clip.factor, schedule, constants, ranges);
 
         let weights = first_weights(&t, mae.encoder.patches().grid(), 1);
-        let mut cpu = Cpu::new(t, &[m.loss.loss]);
+        let mut cpu = Cpu::new(t, &[loss]);
         let named: Vec<Tensor> = [Role::Param, Role::Frozen]
             .iter()
             .flat_map(|&role| cpu.tape().with_role(role).collect::<Vec<_>>())
@@ -56,18 +71,16 @@ impl Training {
             cpu.write(t, &weights[&name].data);
         }
         let mut random = Philox::new(1, Purpose::Test, 0, 0);
-        cpu.view(m.volume).iter_mut().for_each(|v| *v = random.normal());
-        let noise = |_| (0..mae.tokens()).map(|_| random.uniform().into()).collect::<Vec<f64>>();
-        let masks: Vec<_> = (0..batch).map(noise).map(|noise| random_masking(&noise, mae.kept())).collect();
-        let ids = |f: fn(&gyrus::model::mae::Masking) -> &[u32]| -> Vec<u32> {
-            masks.iter().flat_map(f).copied().collect()
-        };
-        cpu.write_indices(m.ids_keep, &ids(|m| m.ids_keep()));
-        cpu.write_indices(m.ids_restore, &ids(|m| &m.ids_restore));
-        cpu.write_indices(m.ids_predict, &ids(|m| m.ids_removed()));
-        cpu.write(m.weight, &vec![1.0; batch * removed]);
+        cpu.stored(stored).iter_mut().for_each(|v| *v = f16::from_f32(random.normal().max(-3.9)));
+        let drawn: Vec<_> =
+            (0..batch as u32).map(|i| Augment::default().draw([32, 32, 32], 4.0, 1, 0, i)).collect();
+        cpu.write(affine, &drawn.iter().flat_map(|v| v.affine).flatten().collect::<Vec<f32>>());
+        cpu.write(shading, &drawn.iter().flat_map(|v| v.shading.row()).collect::<Vec<f32>>());
+        cpu.write_indices(noise, &drawn.iter().flat_map(|v| v.noise).collect::<Vec<u32>>());
+        let starts = (0..batch as u32).flat_map(|i| Philox::new(1, Purpose::Mask, 0, i).start());
+        cpu.write_indices(streams, &starts.collect::<Vec<u32>>());
         cpu.write(one, &[1.0]);
-        Training { cpu, params: flat.params, loss: m.loss.loss, schedule, steps: 0 }
+        Training { cpu, params: flat.params, loss, schedule, steps: 0 }
     }
     /// One update.
     pub(crate) fn step(&mut self) {

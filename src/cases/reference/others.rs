@@ -12,14 +12,15 @@ pub(super) fn fine_tuning<F: Precision>(folder: &Folder, errors: &mut Errors) ->
     let encoder = folder.model().encoder;
     let batch = file.batch("volume", encoder.grid)?;
     let mut t = Tape::default();
-    let model = BrainAge { encoder, loss: AgeLoss::L1 }.record(&mut t, batch, false);
+    let volume = encoder.volume(&mut t, batch);
+    let model = BrainAge { encoder, loss: AgeLoss::L1 }.record(&mut t, volume, false);
     let one = t.input(&[]);
     let gradients = backward(&mut t, &[(model.loss.loss, one)]);
     let keep: Vec<Tensor> = gradients.values().copied().chain([model.pred, model.loss.loss]).collect();
     let mut cpu = Cpu::<F>::new(t, &keep);
     file.load(&mut cpu, "param.")?;
-    let shape = cpu.tape().shape(model.volume).to_vec();
-    write(&mut cpu, model.volume, file.get("volume", &shape)?);
+    let shape = cpu.tape().shape(volume).to_vec();
+    write(&mut cpu, volume, file.get("volume", &shape)?);
     write(&mut cpu, model.age, file.get("y", &[batch, 1])?);
     write(&mut cpu, one, &[1.0]);
     let tokens = encoder.patches().tokens() as u32;

@@ -2,7 +2,7 @@
 use super::folder::{Error, File, Folder, read, weights, write};
 use super::{Errors, Gradient};
 use crate::machine::Real;
-use crate::model::mae::{Masking, Recorded, random_masking};
+use crate::model::mae::{Inputs, Masking, Recorded, random_masking};
 use crate::model::{Mae, vit::positions};
 use crate::ops::normalise_patch;
 use crate::ops::optimiser::{AdamConstants, Moments, adamw, grad_norm};
@@ -22,8 +22,8 @@ pub(super) fn recompute<F: Precision>(folder: &Folder, errors: &mut Errors) -> R
 
     let mut trainer = Trainer::<F>::new(folder, batch);
     params.load(&mut trainer.cpu, "")?;
-    let volumes = input.get("volume", trainer.shape(trainer.model.volume))?;
-    write(&mut trainer.cpu, trainer.model.volume, volumes);
+    let volumes = input.get("volume", trainer.shape(trainer.inputs.volume))?;
+    write(&mut trainer.cpu, trainer.inputs.volume, volumes);
     for (i, step) in folder.meta.steps.iter().enumerate() {
         let masks = masks(i)?;
         trainer.differentiate(&masks);
@@ -82,6 +82,7 @@ fn position_tables<F: Real>(mae: &Mae, params: &File, errors: &mut Errors) -> Re
 /// The recorded model with its gradients and optimiser.
 struct Trainer<F> {
     cpu: Cpu<F>,
+    inputs: Inputs,
     model: Recorded,
     gradients: Gradients,
     flat: Flat,
@@ -95,7 +96,8 @@ impl<F: Precision> Trainer<F> {
     fn new(folder: &Folder, batch: usize) -> Self {
         let (mae, meta) = (folder.model(), &folder.meta);
         let mut t = Tape::default();
-        let model = mae.record(&mut t, batch, mae.tokens());
+        let inputs = mae.inputs(&mut t, batch, mae.tokens());
+        let model = mae.record(&mut t, inputs);
         let one = t.input(&[]);
         let gradients = backward(&mut t, &[(model.loss.loss, one)]);
         let flat = flatten(&mut t, &gradients);
@@ -118,8 +120,8 @@ impl<F: Precision> Trainer<F> {
         let mut cpu = Cpu::new(t, &keep);
         write(&mut cpu, one, &[1.0]);
         let all = (0..batch).flat_map(|_| 0..mae.tokens() as u32).collect::<Vec<u32>>();
-        cpu.write_indices(model.ids_predict, &all);
-        Trainer { cpu, model, gradients, flat, norm: clip.norm, schedule, differentiation }
+        cpu.write_indices(inputs.ids_predict, &all);
+        Trainer { cpu, inputs, model, gradients, flat, norm: clip.norm, schedule, differentiation }
     }
     fn shape(&self, t: Tensor) -> &[usize] {
         self.cpu.tape().shape(t)
@@ -130,9 +132,9 @@ impl<F: Precision> Trainer<F> {
         let restore = ids(|m| &m.ids_restore);
         let kept = masks[0].kept;
         let weight: Vec<f64> = restore.iter().map(|&place| f64::from(place as usize >= kept)).collect();
-        self.cpu.write_indices(self.model.ids_keep, &ids(Masking::ids_keep));
-        self.cpu.write_indices(self.model.ids_restore, &restore);
-        write(&mut self.cpu, self.model.weight, &weight);
+        self.cpu.write_indices(self.inputs.ids_keep, &ids(Masking::ids_keep));
+        self.cpu.write_indices(self.inputs.ids_restore, &restore);
+        write(&mut self.cpu, self.inputs.weight, &weight);
         self.cpu.run_ops(0..self.differentiation);
     }
     /// Every parameter's gradient.
@@ -269,7 +271,7 @@ impl<F: Precision> Activations<'_, F> {
     /// Every patch of every volume, `[B, L, P]`.
     fn patches(&self, normalised: bool) -> Vec<f64> {
         let geometry = self.mae.encoder.patches();
-        let volumes = self.trainer.cpu.read(self.trainer.model.volume);
+        let volumes = self.trainer.cpu.read(self.trainer.inputs.volume);
         let mut patch = vec![F::ZERO; geometry.values()];
         let mut all = Vec::new();
         for volume in volumes.chunks_exact(geometry.volume_len()) {

@@ -1,8 +1,7 @@
 //! From a synthetic person to a T1-weighted image: tissue shares, contrast, bias field and noise.
 use super::anatomy::{Anatomy, Depths, SCALP, SKULL};
-use crate::data::noise::quick_normal;
 use crate::image::Volume;
-use crate::machine::philox::{Philox, Purpose};
+use crate::machine::philox::{Philox, Purpose, quick_normal};
 
 /// Voxel grid of a file: voxels along each axis, and the affine to RAS millimetres around the head's centre.
 #[derive(Clone, Debug)]
@@ -78,8 +77,8 @@ pub(super) fn render(anatomy: &Anatomy, grid: &Grid, seed: u64, subject: u32) ->
             + shade[4] * y * z
             + shade[5] * (x * x - z * z);
         // Magnitude of a complex signal with noise in both channels (Rice).
-        let shaded = signal * (1.0 + bias).max(0.3) + noise * quick_normal(&mut r);
-        image.push(gain * shaded.hypot(noise * quick_normal(&mut r)));
+        let shaded = signal * (1.0 + bias).max(0.3) + noise * quick_normal(r.word());
+        image.push(gain * shaded.hypot(noise * quick_normal(r.word())));
         mask.push(f32::from(depths.brain > 0.0));
     }
     let volume = |data| Volume { shape: grid.shape, affine: grid.affine, data };

@@ -1,15 +1,8 @@
-//! Random changes of a prepared volume while training: left-right flip, small affine maps, and intensity.
-//!
-//! Prepared volumes are z-scored inside the brain and hold [`BACKGROUND`] outside. Interpolation counts only
-//! brain voxels: a voxel is brain where at least half of the interpolation weight is, and its value is the mean of
-//! those by weight, so that edges carry neither the dark halo of a background mixed in nor a bright one.
-//! Intensity changes touch the brain only, and never push a voxel down to the background.
-mod resample;
-
-use super::{Error, noise::quick_normal};
-use crate::{image::BACKGROUND, machine::philox::Philox};
-use half::{f16, slice::HalfFloatSliceExt};
-use resample::{Padded, Placement, resample};
+//! Random changes of a prepared volume while training: left-right flip, small affine maps, and intensity. Here a variant
+//! is drawn, a few numbers; the operation [`augment`](crate::ops::augment()) makes it.
+use super::Error;
+use crate::machine::philox::{Philox, Purpose, STREAM};
+use crate::ops::augment::{Affine, IDENTITY, Shading, mirror};
 use serde::{Deserialize, Serialize};
 
 /// How strongly volumes are changed; each range is drawn from anew, evenly, for every volume. 0 turns one off.
@@ -95,96 +88,93 @@ impl Augment {
             None => Ok(()),
         }
     }
-}
 
-/// Brain values stay above the background by this much, which `f16` and `bf16` still tell apart.
-const FLOOR: f32 = BACKGROUND + 0.0625;
-/// The grey scale that `gamma` bends: from the background to as far above 0.
-const SPAN: f32 = -2.0 * BACKGROUND;
+    /// Draws the variant of a volume of `grid` voxels of `spacing` mm that training sees as sample `sample` of step
+    /// `step`. Of [`Augment::none`] it is the volume itself.
+    pub fn draw(&self, grid: [usize; 3], spacing: f32, seed: u64, step: u64, sample: u32) -> Variant {
+        let mut r = Philox::new(seed, Purpose::Augment, step, sample);
+        let mirrored = r.uniform() < self.flip;
+        let affine = self.draw_affine(grid, spacing, mirrored, &mut r);
+        let shading = self.draw_shading(&mut r);
+        Variant { affine, shading, noise: Philox::new(seed, Purpose::Noise, step, sample).start() }
+    }
 
-/// Writes a random variant of `volume` (`[x][y][z]`, z fastest, voxels of `spacing` mm) to `out`. With
-/// [`Augment::none`] it is `volume` itself. Draws depend on `r` alone.
-pub fn augment(
-    volume: &[f16],
-    grid: [usize; 3],
-    spacing: f32,
-    how: &Augment,
-    r: &mut Philox,
-    out: &mut [f32],
-) {
-    let count = grid.iter().product::<usize>();
-    assert!(
-        volume.len() == count && out.len() == count,
-        "{} and {} voxels, grid {grid:?}",
-        volume.len(),
-        out.len()
-    );
-    let mirror = r.uniform() < how.flip;
-    match Placement::draw(grid, spacing, how, mirror, r) {
-        Some(placement) => resample(&Padded::new(volume, grid), grid, &placement, out),
-        None => {
-            let slab = grid[1] * grid[2];
-            for x in 0..grid[0] {
-                let from = if mirror { grid[0] - 1 - x } else { x };
-                volume[from * slab..][..slab].convert_to_f32_slice(&mut out[x * slab..][..slab]);
+    fn draw_affine(&self, grid: [usize; 3], spacing: f32, mirrored: bool, r: &mut Philox) -> Affine<f32> {
+        let turns = [0; 3].map(|_| r.between(-self.rotate_deg, self.rotate_deg).to_radians());
+        let size = 1.0 + r.between(-self.scale, self.scale);
+        let sizes = [0; 3].map(|_| size * (1.0 + r.between(-self.stretch, self.stretch)));
+        let shift = [0; 3].map(|_| r.between(-self.translate_mm, self.translate_mm) / spacing);
+        if [self.rotate_deg, self.scale, self.stretch, self.translate_mm] == [0.0; 4] {
+            return if mirrored { mirror(grid[0]) } else { IDENTITY };
+        }
+        let [(sx, cx), (sy, cy), (sz, cz)] = turns.map(f32::sin_cos);
+        let mut matrix = [
+            [cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx],
+            [sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx],
+            [-sy, cy * sx, cy * cx],
+        ];
+        for row in &mut matrix {
+            for axis in 0..3 {
+                row[axis] /= sizes[axis];
+            }
+            if mirrored {
+                row[0] = -row[0];
             }
         }
+        // The centre of the grid stays where it is, but for the shift.
+        let centre = grid.map(|n| 0.5 * (n - 1) as f32);
+        [0, 1, 2].map(|i| {
+            let [a, b, c] = matrix[i];
+            [a, b, c, centre[i] + shift[i] - (a * centre[0] + b * centre[1] + c * centre[2])]
+        })
     }
-    if [how.gamma, how.contrast, how.brightness, how.bias, how.noise] != [0.0; 5] {
-        shade(grid, how, r, out);
+
+    fn draw_shading(&self, r: &mut Philox) -> Shading<f32> {
+        if [self.gamma, self.contrast, self.brightness, self.bias, self.noise] == [0.0; 5] {
+            return Shading::NONE;
+        }
+        Shading {
+            exponent: r.between(-self.gamma, self.gamma).exp(),
+            contrast: 1.0 + r.between(-self.contrast, self.contrast),
+            brightness: r.between(-self.brightness, self.brightness),
+            noise: r.uniform() * self.noise,
+            // At a corner the sum of nine such numbers has a standard deviation of 0.58 `bias`.
+            bias: [0; 9].map(|_| r.between(-self.bias, self.bias) / 3.0),
+        }
     }
 }
 
-/// Changes intensities inside the brain: gamma, then shading, then contrast, brightness and noise.
-fn shade(grid: [usize; 3], how: &Augment, r: &mut Philox, out: &mut [f32]) {
-    let exponent = r.between(-how.gamma, how.gamma).exp();
-    let contrast = 1.0 + r.between(-how.contrast, how.contrast);
-    let brightness = r.between(-how.brightness, how.brightness);
-    let noise = r.uniform() * how.noise;
-    // Of x, y, z, x², y², z², xy, xz, yz from -1 to 1. At a corner their sum has a standard deviation of 0.58 `bias`.
-    let c: [f32; 9] = [0; 9].map(|_| r.between(-how.bias, how.bias) / 3.0);
-    const STEPS: usize = 256;
-    let curve: Vec<f32> = (0..=STEPS + 1).map(|i| SPAN * (i as f32 / STEPS as f32).powf(exponent)).collect();
-    let unit = |i: usize, n: usize| 2.0 * (i as f32 + 0.5) / n as f32 - 1.0;
-    for (row, line) in out.chunks_exact_mut(grid[2]).enumerate() {
-        let (x, y) = (unit(row / grid[1], grid[0]), unit(row % grid[1], grid[1]));
-        let b0 = 1.0 + c[0] * x + c[1] * y + c[3] * x * x + c[4] * y * y + c[6] * x * y;
-        let b1 = c[2] + c[7] * x + c[8] * y;
-        for (k, value) in line.iter_mut().enumerate() {
-            // A voxel that is no number stays so: the loss then names its scan.
-            if *value == BACKGROUND || value.is_nan() {
-                continue;
-            }
-            let z = unit(k, grid[2]);
-            let at = ((*value - BACKGROUND) * (STEPS as f32 / SPAN)).min(STEPS as f32);
-            let cell = at as i32;
-            let f = at - cell as f32;
-            let cell = cell as usize;
-            let bent = curve[cell] + (curve[cell + 1] - curve[cell]) * f;
-            let shaded = BACKGROUND + bent * (b0 + z * (b1 + z * c[5]));
-            let noisy = if noise > 0.0 { noise * quick_normal(r) } else { 0.0 };
-            *value = (shaded * contrast + brightness + noisy).clamp(FLOOR, -BACKGROUND);
-        }
-    }
+/// A variant of a volume: a row of each input of [`augment`](crate::ops::augment()).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Variant {
+    /// Where its voxels lie in the volume.
+    pub affine: Affine<f32>,
+    /// What is done to their intensities.
+    pub shading: Shading<f32>,
+    /// Where the stream begins that its noise comes from.
+    pub noise: [u32; STREAM],
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::philox::Purpose;
+    use crate::image::BACKGROUND;
+    use crate::ops::augment;
+    use crate::program::Cpu;
+    use crate::tape::{Dtype, Tape};
+    use half::f16;
 
     const GRID: [usize; 3] = [20, 24, 18];
 
     /// A ball of brain whose value rises along x, in background.
-    fn ball(grid: [usize; 3]) -> Vec<f16> {
+    fn ball() -> Vec<f16> {
         let mut data = Vec::new();
-        for x in 0..grid[0] {
-            for y in 0..grid[1] {
-                for z in 0..grid[2] {
-                    let q = |i: usize, n: usize| (i as f32 + 0.5) / n as f32 - 0.5;
-                    let radius =
-                        (q(x, grid[0]).powi(2) + q(y, grid[1]).powi(2) + q(z, grid[2]).powi(2)).sqrt();
-                    let value = if radius < 0.4 { 4.0 * q(x, grid[0]) } else { BACKGROUND };
+        for x in 0..GRID[0] {
+            for y in 0..GRID[1] {
+                for z in 0..GRID[2] {
+                    let q = |i: usize, axis: usize| (i as f32 + 0.5) / GRID[axis] as f32 - 0.5;
+                    let radius = (q(x, 0).powi(2) + q(y, 1).powi(2) + q(z, 2).powi(2)).sqrt();
+                    let value = if radius < 0.4 { 4.0 * q(x, 0) } else { BACKGROUND };
                     data.push(f16::from_f32(value));
                 }
             }
@@ -193,14 +183,23 @@ mod tests {
     }
 
     fn run(how: &Augment, seed: u64) -> Vec<f32> {
-        let mut out = vec![f32::NAN; GRID.iter().product()];
-        augment(&ball(GRID), GRID, 2.0, how, &mut Philox::new(seed, Purpose::Test, 0, 0), &mut out);
-        out
+        let (mut t, [x, y, z]) = (Tape::default(), GRID);
+        let stored = t.input_as(&[1, 1, x, y, z], Dtype::Stored);
+        let (affine, shading, noise) = (t.input(&[1, 3, 4]), t.input(&[1, 13]), t.indices(&[1, STREAM]));
+        let volume = augment(&mut t, stored, affine, shading, noise);
+        let mut cpu = Cpu::<f32>::new(t, &[volume]);
+        let variant = how.draw(GRID, 2.0, seed, 0, 0);
+        cpu.stored(stored).copy_from_slice(&ball());
+        cpu.write(affine, variant.affine.as_flattened());
+        cpu.write(shading, &variant.shading.row());
+        cpu.write_indices(noise, &variant.noise);
+        cpu.run();
+        cpu.read(volume).to_vec()
     }
 
     #[test]
     fn no_change_is_no_change_to_the_bit() {
-        let expected: Vec<f32> = ball(GRID).iter().map(|v| v.to_f32()).collect();
+        let expected: Vec<f32> = ball().iter().map(|v| v.to_f32()).collect();
         assert_eq!(run(&Augment::none(), 1), expected);
     }
 
@@ -225,18 +224,6 @@ mod tests {
     }
 
     #[test]
-    fn whole_voxel_shifts_move_voxels() {
-        let mut out = vec![0.0; GRID.iter().product()];
-        let matrix = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]];
-        let placement = Placement { matrix, origin: [2.0, -3.0, 1.0] };
-        let volume = ball(GRID);
-        resample(&Padded::new(&volume, GRID), GRID, &placement, &mut out);
-        let at = |x: usize, y: usize, z: usize| (x * GRID[1] + y) * GRID[2] + z;
-        assert_eq!(out[at(8, 13, 7)], volume[at(10, 10, 8)].to_f32());
-        assert_eq!(out[at(19, 12, 9)], BACKGROUND);
-    }
-
-    #[test]
     fn edges_carry_no_halo_and_the_brain_keeps_its_size() {
         for seed in 0..20 {
             let how = Augment { rotate_deg: 10.0, scale: 0.05, translate_mm: 3.0, ..Augment::none() };
@@ -244,7 +231,7 @@ mod tests {
             let brain: Vec<f32> = values.into_iter().filter(|&v| v > BACKGROUND).collect();
             // The ball holds values between -1.6 and 1.6: anything else would be a mix with the background.
             assert!(brain.iter().all(|v| v.abs() <= 1.6));
-            let before = ball(GRID).iter().filter(|v| v.to_f32() > BACKGROUND).count();
+            let before = ball().iter().filter(|v| v.to_f32() > BACKGROUND).count();
             let growth = brain.len() as f32 / before as f32;
             assert!((0.83..1.18).contains(&growth), "growth {growth}");
         }
