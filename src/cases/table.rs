@@ -191,7 +191,9 @@ fn volumes() -> Vec<Case> {
     let none = Shading::NONE;
     let bias = [0.25, -0.125, 0.25, 0.125, -0.25, 0.125, 0.0625, -0.125, 0.125];
     let noisy = Shading { exponent: 1.25, contrast: 0.875, brightness: 0.125, noise: 0.25, bias };
-    let turned = [[0.94, -0.16, 0.11, 1.3], [0.12, 1.03, -0.14, 0.4], [-0.07, 0.18, 0.97, -1.1]];
+    // In steps of 1/64, so that weights are exact in every precision, and with them which voxels are brain.
+    let turned = [[60.0, -10.0, 7.0, 83.0], [8.0, 66.0, -9.0, 26.0], [-4.0, 12.0, 62.0, -70.0]];
+    let turned = turned.map(|row| row.map(|v| v / 64.0));
     // Several stretches of the kernel; volumes that are no multiple of four voxels; rows that are none.
     for (grid, maps, shading, how) in [
         ([8, 12, 8], vec![IDENTITY, mirror(8)], [none; 2], "as they are, and mirrored"),
