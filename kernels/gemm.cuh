@@ -8,8 +8,8 @@
 // k come in by cp.async through a ring of stages; while the tensor cores work on 16 k, the fragments of the
 // next 16 are on their way from shared memory. There is one barrier a block of k.
 //
-// Bound by the tensor cores when large. For 16 k a warp with a quarter of 64 x 64 reads 4 KB of shared memory,
-// 32 cycles of the multiprocessor at 128 bytes a cycle, and computes 131 kFLOP: 51 cycles on an H100, where
+// Bound by the tensor cores when large. For 16 k a quarter of 64 x 64 reads 4 KB of shared memory, 32
+// cycles of the multiprocessor at 128 bytes a cycle, and computes 131 kFLOP: 51 cycles on an H100, where
 // mma.sync reaches 63 % of the peak of 4096 FLOP a cycle (Luo et al. 2024). With quarters of 32 x 32 shared
 // memory is the bound, 16 cycles for 13.
 #pragma once
