@@ -1,15 +1,17 @@
-// Matrix products on tensor cores, c[m, n] = sum over k of a[m, k] b[n, k], for sm_80 and up: bf16 operands, f32 sums.
+// Matrix products on tensor cores, c[m, n] = sum over k of a[m, k] b[n, k], for sm_80 and up: bf16 operands,
+// f32 sums.
 //
-// Each operand lies in memory along k, as [m, k] or [n, k], or across it, as [k, m] or [k, n]: ldmatrix hands out the
-// fragments of mma.sync in either case. That gives the three products of a linear layer: nt, nn and tn.
+// Each operand lies in memory along k, as [m, k] or [n, k], or across it, as [k, m] or [k, n]: ldmatrix hands
+// out the fragments of mma.sync in either case. That gives a linear layer's three products: nt, nn and tn.
 //
-// Split of the work: a block of four warps takes a square tile of c, each warp a quarter of it. Blocks of 64 k come in
-// by cp.async through a ring of stages; while the tensor cores work on 16 k, the fragments of the next 16 are on their
-// way from shared memory. There is one barrier a block of k.
+// Split of the work: a block of four warps takes a square tile of c, each warp a quarter of it. Blocks of 64
+// k come in by cp.async through a ring of stages; while the tensor cores work on 16 k, the fragments of the
+// next 16 are on their way from shared memory. There is one barrier a block of k.
 //
-// Bound by the tensor cores when large: for 16 k a warp with a quarter of 64 x 64 reads 4 KB of shared memory, 32
-// cycles of the multiprocessor at 128 bytes a cycle, and computes 131 kFLOP, 52 cycles at the 2.5 kFLOP a cycle that
-// mma.sync reaches on an H100. With quarters of 32 x 32 shared memory is the bound: 16 cycles and 13.
+// Bound by the tensor cores when large. For 16 k a quarter of 64 x 64 reads 4 KB of shared memory, 32
+// cycles of the multiprocessor at 128 bytes a cycle, and computes 131 kFLOP: 51 cycles on an H100, where
+// mma.sync reaches 63 % of the peak of 4096 FLOP a cycle (Luo et al. 2024). With quarters of 32 x 32 shared
+// memory is the bound, 16 cycles for 13.
 #pragma once
 #include "ptx.cuh"
 #include "tile.cuh"
@@ -22,9 +24,9 @@ constexpr int BLOCK_K = 64;  // a row of a tile that lies along k: 128 bytes, al
 constexpr int STEP_K = 16;   // of one mma
 constexpr int STEPS = BLOCK_K / STEP_K;
 
-// For products that fill the card. 96 KB of ring and 128 accumulators a thread: two blocks to a multiprocessor of an
-// H100, so that one computes while the other leaves its tile; one on cards with 100 KB of shared memory. All extents
-// along rows must be multiples of 8 elements, all pointers of 16 bytes.
+// For products that fill the card. 96 KB of ring and 128 accumulators a thread: two blocks to a
+// multiprocessor of an H100, so that one computes while the other leaves its tile; one on cards with 100 KB
+// of shared memory. All extents along rows must be multiples of 8 elements, all pointers of 16 bytes.
 struct Large {
   static constexpr int SIDE = 128, STAGES = 3, BLOCKS_PER_PROCESSOR = 2;
   static constexpr bool ANY_EXTENT = false;
@@ -44,7 +46,7 @@ struct Ring {
 // How an operand lies in memory: along k, or along m (of a) or n (of b).
 enum class Along { K, MN };
 
-// --- From memory to the ring ---------------------------------------------------------------------------------------
+// --- From memory to the ring -------------------------------------------------------------------------------
 
 // A matrix [rows, cols]. What else takes its place has these members too (patch_embed.cu).
 struct Matrix {
@@ -86,8 +88,8 @@ __device__ __forceinline__ void copy_elements(bf16* to, const Source& source, in
   store(to, values);
 }
 
-// A thread's share of the copies of an operand: in each tile, the chunk of 8 elements at (row, col) and those in the
-// same place of every ROWS_AT_ONCE-th row below.
+// A thread's share of the copies of an operand: in each tile, the chunk of 8 elements at (row, col) and those
+// in the same place of every ROWS_AT_ONCE-th row below.
 template <class Tile, Along ALONG, class Source>
 struct Copies {
   static constexpr int ROWS = ALONG == Along::K ? Tile::SIDE : BLOCK_K;
@@ -105,7 +107,7 @@ struct Copies {
         col((ALONG == Along::K ? k : mn) + threadIdx.x % CHUNKS * 8),
         walk(source, row, col) {}
 
-  // Begins to copy the tile, with zeros for what lies outside of the operand, and goes on to the next along k.
+  // Begins to copy the tile, zeros for what lies outside of the operand, and goes on to the next along k.
   __device__ __forceinline__ void next(bf16* tile) {
     const int rows_left = col < source.cols ? source.rows - row : 0;
     typename Source::Walk from = walk;
@@ -118,7 +120,8 @@ struct Copies {
       if (Tile::ANY_EXTENT && !whole) {
         copy_elements(to, source, row + r, col);
       } else {
-        ptx::cp_async16(ptx::smem_u32(to), from.address(), in ? 16 : 0);  // of no bytes: reads nothing, writes zeros
+        // Of no bytes it reads nothing, and writes zeros.
+        ptx::cp_async16(ptx::smem_u32(to), from.address(), in ? 16 : 0);
       }
       from.down(ROWS_AT_ONCE);
     }
@@ -132,13 +135,13 @@ struct Copies {
   }
 };
 
-// --- From the ring to the tensor cores -----------------------------------------------------------------------------
+// --- From the ring to the tensor cores ---------------------------------------------------------------------
 
 enum class Side { A, B };
 
-// What one ldmatrix gives: 16 elements along m (or n) by 16 along k, as four 8 x 8 matrices. mma takes those of a in
-// the order (m, k), (m + 8, k), (m, k + 8), (m + 8, k + 8); of b it takes (n, k), (n, k + 8), and then the two of
-// n + 8.
+// What one ldmatrix gives: 16 elements along m (or n) by 16 along k, as four 8 x 8 matrices. mma takes those
+// of a in the order (m, k), (m + 8, k), (m, k + 8), (m + 8, k + 8); of b it takes (n, k), (n, k + 8), and
+// then the two of n + 8.
 template <class Tile, Side SIDE, Along ALONG>
 __device__ __forceinline__ void load_fragment(uint32_t (&fragment)[4], const bf16* tile, int mn, int k) {
   const int lane = lane_id(), row = lane % 8;
@@ -205,15 +208,15 @@ __device__ __forceinline__ void add_products(Quarter<Tile>& c, const Fragments<T
   }
 }
 
-// --- The product ---------------------------------------------------------------------------------------------------
+// --- The product -------------------------------------------------------------------------------------------
 
 // Where a block's tile begins.
 struct Corner {
   int m, n;
 };
 
-// Blocks with consecutive numbers take 16 rows of tiles before the next column: as those that run together make about
-// a square of tiles, they read few distinct rows of a and b.
+// Blocks with consecutive numbers take 16 rows of tiles before the next column: as those that run together
+// make about a square of tiles, they read few distinct rows of a and b.
 template <class Tile>
 __device__ __forceinline__ Corner corner(int m, int n) {
   constexpr int GROUP = 16;
@@ -223,8 +226,8 @@ __device__ __forceinline__ Corner corner(int m, int n) {
   return {(group * GROUP + within % height) * Tile::SIDE, within / height * Tile::SIDE};
 }
 
-// Adds to this warp's quarter of the tile at `at` the products over k from `from` on. The operands end at the same k:
-// what is copied beyond is zeros.
+// Adds to this warp's quarter of the tile at `at` the products over k from `from` on. The operands end at the
+// same k: what is copied beyond is zeros.
 template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS = false, class A, class B>
 __device__ __forceinline__ void multiply(
     Quarter<Tile>& c, const A& a, const B& b, Corner at, int from, int to, bool row_sums = false) {
@@ -247,8 +250,8 @@ __device__ __forceinline__ void multiply(
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
       if (step == STEPS - 1) {
-        // Everyone has the last fragments of this block, and the next block is there. (After the last one the fragments
-        // that are loaded below belong to no block, and nothing uses them.)
+        // Everyone has the last fragments of this block, and the next block is there. (After the last one the
+        // fragments that are loaded below belong to no block, and nothing uses them.)
         ptx::cp_async_wait<Tile::STAGES - 2>();
         __syncthreads();
         free_stage = stage;
@@ -267,10 +270,10 @@ __device__ __forceinline__ void multiply(
   ptx::cp_async_wait<0>();
 }
 
-// --- From the accumulators to memory -------------------------------------------------------------------------------
+// --- From the accumulators to memory -----------------------------------------------------------------------
 
-// Of four results of mma side by side, 8 x 8 each, a lane has two columns of each. Gives it all eight columns of one:
-// the one of its place in its quad.
+// Of four results of mma side by side, 8 x 8 each, a lane has two columns of each. Gives it all eight columns
+// of one: the one of its place in its quad.
 __device__ __forceinline__ void gather_columns(float (&row)[8], const float (&pairs)[4][2]) {
   const bool upper = lane_id() & 2, odd = lane_id() & 1;
   // Of two results what two lanes have, those of the quad's lower and upper half with the same `odd`.
@@ -297,9 +300,11 @@ __device__ __forceinline__ void gather_columns(float (&row)[8], const float (&pa
   }
 }
 
-// Calls `leave(row, col, values)` for all of the quarter that is inside of [m, n]: eight columns from a multiple of 8 on.
+// Calls `leave(row, col, values)` for all of the quarter that is inside of [m, n]: eight columns from a
+// multiple of 8 on.
 template <class Tile, class Leave>
-__device__ __forceinline__ void for_each_eight(const Quarter<Tile>& c, Corner at, int m, int n, const Leave& leave) {
+__device__ __forceinline__ void for_each_eight(
+    const Quarter<Tile>& c, Corner at, int m, int n, const Leave& leave) {
   using Q = Quarter<Tile>;
 #pragma unroll
   for (int i = 0; i < Q::M; i++) {
@@ -322,7 +327,8 @@ __device__ __forceinline__ void for_each_eight(const Quarter<Tile>& c, Corner at
   }
 }
 
-// Eight neighbours in a row of which `left` are left: as vectors, where the tile's rule or their address allows it.
+// Eight neighbours in a row of which `left` are left: as vectors, where the tile's rule or their address
+// allows it.
 template <class Tile>
 __device__ __forceinline__ bool as_vectors(const void* p, int left) {
   return !Tile::ANY_EXTENT || (left >= 8 && aligned(p));
@@ -344,7 +350,7 @@ __device__ __forceinline__ void store_eight(T* to, int left, const float (&x)[8]
   }
 }
 
-// --- Of a linear layer ---------------------------------------------------------------------------------------------
+// --- Of a linear layer -------------------------------------------------------------------------------------
 
 // Leaves x w^T + b, [m, n], for x [m, k] of any source, w [n, k], b [n]. The sums begin with b.
 template <class Tile, class X, class Leave>
@@ -367,8 +373,9 @@ __device__ __forceinline__ void affine(const X& x, const bf16* w, const float* b
   for_each_eight(c, at, m, n, leave);
 }
 
-// dw = dy^T x, [n, k], and db, the sums of dy's columns, [n], over rows from <= i < x.rows: the part of one split, which
-// lies blockIdx.y `stride` behind dw and db. The sums of columns are made by the first column of tiles.
+// dw = dy^T x, [n, k], and db, the sums of dy's columns, [n], over rows from <= i < x.rows: the part of one
+// split, which lies blockIdx.y `stride` behind dw and db. The sums of columns are made by the first column of
+// tiles.
 template <class Tile, class X>
 __device__ __forceinline__ void weight_grad(
     const bf16* dy, const X& x, float* dw, float* db, int n, int from, size_t stride) {

@@ -4,25 +4,26 @@
 //   linear_gelu             h = x w^T + b, y = gelu(h)
 //   linear_residual         y = skip + scale (x w^T + b)
 //   linear_input_grad       dx = dy w                              linear_input_grad_gelu times gelu'(h)
-//   linear_weight_grad      dw = dy^T x, db = the sums of dy's columns, over a split of the rows; split_sum adds them
+//   linear_weight_grad      dw = dy^T x, db = the sums of dy's columns, over a split of the rows
+//   split_sum               adds the splits
 //   gelu_grad               dh = dy gelu'(h) + direct
 //
-// The products are those of gemm.cuh, in Large tiles or, with the ending _small, in Small ones: how the work is split,
-// what bounds it and what extents it takes stands there. The other two are bound by memory: vectors of 16 bytes.
-// Activations and operands are bf16; b, db, dw and scale are f32.
+// The products are those of gemm.cuh, in Large tiles or, with the ending _small, in Small ones: how the work
+// is split, what bounds it and what extents it takes stands there. The last two are bound by
+// memory: vectors of 16 bytes. Activations and operands are bf16; b, db, dw and scale are f32.
 #include "gemm.cuh"
 
 using namespace gemm;
 
-// --- GELU ----------------------------------------------------------------------------------------------------------
+// --- GELU --------------------------------------------------------------------------------------------------
 
-// Of the normal distribution: the share below h, and the density at h. 
+// Of the normal distribution: the share below h, and the density at h.
 struct Normal {
   float below, density;
 };
 
-// As erf in src/machine/real.rs: the smaller tail is p(t) exp(-h^2 / 2) / 2 with t = 1 / (1 + 0.39 |h| / sqrt 2), the
-// form of Hastings (1955). One exponential serves both.
+// As erf in src/machine/real.rs: the smaller tail is p(t) exp(-h^2 / 2) / 2, t = 1 / (1 + 0.39 |h| / sqrt 2),
+// the form of Hastings (1955). One exponential serves both.
 __device__ __forceinline__ Normal normal(float h) {
   const float e = __expf(-0.5f * h * h);
   const float t = __fdividef(1.0f, fmaf(0.39f * 0.707106781f, fabsf(h), 1.0f));
@@ -45,7 +46,7 @@ __device__ __forceinline__ float gelu_slope(float h) {
   return at.below + h * at.density;
 }
 
-// --- Forward -------------------------------------------------------------------------------------------------------
+// --- Forward -----------------------------------------------------------------------------------------------
 
 template <class Tile, class Out>
 __device__ __forceinline__ void plain(
@@ -161,7 +162,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSO
   with_residual<Small>(x, w, b, skip, scale, y, m, n, k, rows_per_sample);
 }
 
-// --- Gradients -----------------------------------------------------------------------------------------------------
+// --- Gradients ---------------------------------------------------------------------------------------------
 
 // Leaves dx = dy w, [m, k].
 template <class Tile, class Leave>
@@ -219,7 +220,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSO
   input_grad_with_gelu<Large>(dy, w, h, dh, m, n, k);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSOR) linear_input_grad_gelu_small(
+extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSOR)
+linear_input_grad_gelu_small(
     const bf16* __restrict__ dy,  // [m, n]
     const bf16* __restrict__ w,   // [n, k]
     const bf16* __restrict__ h,   // [m, k]

@@ -1,24 +1,27 @@
 // The embedding of the patches that are kept, a strided 3-D convolution at these alone, and its gradients:
 //
 //   patch_embed         y[i] = w patch(i) + b
-//   patch_embed_grad    dw = sum over i of dy[i] patch(i)^T, db = sum over i of dy[i], over a split of the patches
-//                       (split_sum in linear.cu adds them)
-//   patch_places        where each patch begins, and where a patch's voxels lie from there: both products read it
+//   patch_embed_grad    dw = sum over i of dy[i] patch(i)^T, db = sum over i of dy[i], over a split of the
+//                       patches (split_sum in linear.cu adds the splits)
+//   patch_places        where each patch begins, and where its voxels lie from there, which both read
 //
-// patch(i) has C p^3 voxels, in the order of w. They are gathered from the volume as tiles are filled, so that the matrix
-// of all patches is in no memory. The products are those of gemm.cuh; Large tiles take patches whose edge p is a multiple
-// of 8 (8 voxels along z are one copy), Small ones any.
+// patch(i) has C p^3 voxels, in the order of w. They are gathered from the volume as tiles are filled, so
+// that the matrix of all patches is in no memory. The products are those of gemm.cuh; Large tiles take
+// patches whose edge p is a multiple of 8 (8 voxels along z are one copy), Small ones any.
 #include "gemm.cuh"
 
 using namespace gemm;
 
-// The matrix of patches [rows, cols], as gemm.cuh takes one: element (row, col) lies at starts[row] + offsets[col].
+// The matrix of patches [rows, cols], as gemm.cuh takes one: element (row, col) lies at starts[row] +
+// offsets[col].
 struct PatchRows {
   const bf16* volumes;
   const uint32_t *starts, *offsets;
   int rows, cols, edge;
 
-  __device__ __forceinline__ bf16 element(int row, int col) const { return volumes[starts[row] + offsets[col]]; }
+  __device__ __forceinline__ bf16 element(int row, int col) const {
+    return volumes[starts[row] + offsets[col]];
+  }
   __device__ __forceinline__ bool in_eights() const { return edge % 8 == 0; }
 
   // Stays in the matrix's last row and eight columns where it would leave them.
@@ -57,7 +60,8 @@ extern "C" __global__ void __launch_bounds__(256) patch_places(
 }
 
 template <class Tile>
-__device__ __forceinline__ void embed(const PatchRows& patches, const bf16* w, const float* b, bf16* y, int n) {
+__device__ __forceinline__ void embed(
+    const PatchRows& patches, const bf16* w, const float* b, bf16* y, int n) {
   affine<Tile>(patches, w, b, n, [&](int row, int col, const float (&values)[8]) {
     store_eight<Tile>(y + static_cast<size_t>(row) * n + col, n - col, values);
   });

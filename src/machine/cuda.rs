@@ -70,6 +70,8 @@ pub enum Error {
         asked: usize,
         /// What for, as a part of the sentence; empty where it is not known.
         purpose: String,
+        /// The part of them that grows with the batch.
+        activations: usize,
         /// Bytes free.
         free: usize,
         /// Bytes there are.

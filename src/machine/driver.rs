@@ -106,5 +106,6 @@ pub trait Driver {
 /// The error for a request of `asked` bytes that does not fit.
 pub(super) fn out_of_memory(driver: &dyn Driver, asked: usize) -> Error {
     let [free, total] = driver.memory().unwrap_or_default();
-    Error::OutOfMemory { asked, purpose: String::new(), free, total, device: driver.name() }
+    let (purpose, device) = (String::new(), driver.name());
+    Error::OutOfMemory { asked, purpose, activations: 0, free, total, device }
 }

@@ -53,6 +53,7 @@ const fn next(key: [u32; 2]) -> [u32; 2] {
 /// Blocks `from` to `from + N` of the stream that begins at `at`, by word: `[w][i]` is word `w` of block `from + i`.
 /// Its loops become vector code in a caller that `multiversion` compiles.
 #[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "four rows are walked side by side")]
 pub fn blocks<const N: usize>(at: [u32; STREAM], from: u32) -> [[u32; N]; 4] {
     let [k0, k1, c0, c1, c2, c3] = at;
     let mut key = [k0, k1];

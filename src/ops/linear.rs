@@ -2,8 +2,10 @@
 //!
 //! GELU is exact, `gelu(h) = h (1 + erf(h/√2)) / 2`. The layer that reads its value gets the pre-activation `h`
 //! with it ([`Gelu`]), so that its input gradient goes through `gelu'(h)` on the way out.
+use super::tiling::{Kernels, Tiling, in_vectors};
+use super::weight_grad::WeightGrad;
 use super::{ROWS, row_block};
-use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
+use crate::machine::cuda::{Arg, Launch, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_tile, gemm, spread};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
@@ -183,69 +185,7 @@ impl Op for Linear {
         Tiling::of(s, [rows, n], in_vectors(n, k)).launch(s, kernels, 1, &args)
     }
     fn flops(&self) -> u64 {
-        flops(self.rows, self.n, self.k)
-    }
-}
-
-fn flops(m: usize, n: usize, k: usize) -> u64 {
-    2 * (m * n * k) as u64
-}
-
-/// A kernel of kernels/gemm.cuh with large tiles, and with small ones.
-pub(super) type Kernels = [&'static str; 2];
-
-/// How a product is cut into the square tiles of kernels/gemm.cuh.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Tiling {
-    tiles: usize,
-    large: bool,
-}
-
-/// Whether rows of these two lengths are whole vectors of 8.
-fn in_vectors(n: usize, k: usize) -> bool {
-    n.is_multiple_of(8) && k.is_multiple_of(8)
-}
-
-impl Tiling {
-    /// Rows of a block of the sum, of which a split takes a whole number.
-    const BLOCK: usize = 64;
-
-    /// Of a product of shape `[m, n]`. Large tiles compute twice as fast, but take whole vectors, and four small ones
-    /// are as fast together where half of the processors would have no large one.
-    pub(super) fn of(s: &Stream, [m, n]: [usize; 2], in_vectors: bool) -> Self {
-        let tiles = |side: usize| m.div_ceil(side) * n.div_ceil(side);
-        let large = in_vectors && 2 * tiles(128) >= s.processors();
-        Tiling { tiles: tiles(if large { 128 } else { 64 }), large }
-    }
-    /// Of a weight gradient `[n, k]`, which is split until it fills the card whatever its tiles.
-    fn of_weights([n, k]: [usize; 2], in_vectors: bool) -> Self {
-        let side = if in_vectors { 128 } else { 64 };
-        Tiling { tiles: n.div_ceil(side) * k.div_ceil(side), large: in_vectors }
-    }
-    /// Rows of each split of a sum over `rows`: such that the waves of tiles, two to a processor, are over soonest, where
-    /// a tile that is begun and left costs as much as 8 blocks of the sum, and 4 more splits to add up as much as one.
-    fn split(self, rows: usize, processors: usize) -> usize {
-        const MOST: usize = 64;
-        let blocks = rows.div_ceil(Self::BLOCK);
-        let cost = |splits: usize| {
-            let waves = (self.tiles * splits).div_ceil(2 * processors);
-            waves * (blocks.div_ceil(splits) + 8) + splits / 4
-        };
-        let splits = (1..=blocks.clamp(1, MOST)).min_by_key(|&n| cost(n)).unwrap_or(1);
-        blocks.div_ceil(splits) * Self::BLOCK
-    }
-    /// Launches a kernel, `splits` blocks to a tile.
-    pub(super) fn launch(
-        self,
-        s: &Stream,
-        [large, small]: Kernels,
-        splits: usize,
-        args: &[Arg],
-    ) -> Result<()> {
-        // Two operands, stages, rows of a tile, bytes of a row.
-        let (kernel, shared) =
-            if self.large { (large, 2 * 3 * 128 * 128) } else { (small, 2 * 4 * 64 * 128) };
-        s.launch(Launch { kernel, grid: [self.tiles, splits, 1], block: 128, shared }, args)
+        2 * (self.rows * self.n * self.k) as u64
     }
 }
 
@@ -407,7 +347,7 @@ impl Op for LinearInputGrad {
         Tiling::of(s, [rows, k], in_vectors(n, k)).launch(s, kernels, 1, &args)
     }
     fn flops(&self) -> u64 {
-        flops(self.rows, self.n, self.k)
+        2 * (self.rows * self.n * self.k) as u64
     }
 }
 
@@ -432,109 +372,6 @@ fn weight_grad(d: &mut Adjoint, dy: Tensor, x: Tensor, w: Tensor, b: Tensor) {
     grad.leave(d, w, b);
 }
 
-/// The gradients of weights `w`, of `n k` elements, and biases `b: [n]` from `dy: [rows, n]` and rows `x: [rows, k]`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct WeightGrad {
-    dw: Tensor,
-    db: Tensor,
-    partial: Tensor, // sums of dy's columns, by blocks of rows
-    rows: usize,
-    n: usize,
-    k: usize,
-}
-
-impl WeightGrad {
-    pub(super) fn of(t: &mut Tape, dy: Tensor, w: Tensor, b: Tensor) -> Self {
-        let n = t.len(b);
-        let (rows, k) = (t.len(dy) / n, t.len(w) / n);
-        let (dw, db, partial) = (t.like(w), t.like(b), t.temp(&[rows.div_ceil(ROWS), n]));
-        WeightGrad { dw, db, partial, rows, n, k }
-    }
-    pub(super) fn leave(&self, d: &mut Adjoint, w: Tensor, b: Tensor) {
-        d.add(w, self.dw);
-        d.add(b, self.db);
-    }
-    pub(super) fn writes(&self) -> [Tensor; 2] {
-        [self.dw, self.db]
-    }
-    pub(super) fn scratch(&self) -> Tensor {
-        self.partial
-    }
-    pub(super) fn flops(&self) -> u64 {
-        flops(self.rows, self.n, self.k)
-    }
-    /// `dw = dyᵀ x`, `db[j] = sum over i of dy[i, j]` by blocks of rows added in order.
-    pub(super) fn define<F: Real>(&self, m: &Mem<F>, dy: &[F], x: &[F]) {
-        let &WeightGrad { rows, n, k, .. } = self;
-        let (dw, db, partial) = (m.write(self.dw), m.write(self.db), m.write(self.partial));
-        let (a, b) = (Mat::rows(dy, [rows, n]).t(), Mat::rows(x, [rows, k]));
-        gemm(MatMut::rows(dw, [n, k]), a, b, F::ONE, Dst::Replace, Threads::All);
-        dy.par_chunks(ROWS * n).zip(partial.par_chunks_mut(n)).for_each(|(dy, sum)| column_sum(dy, sum));
-        column_sum(partial, db);
-    }
-    /// How kernels split it.
-    pub(super) fn split(&self, s: &Stream, in_vectors: bool) -> Split {
-        let &WeightGrad { rows, n, k, .. } = self;
-        let tiling = Tiling::of_weights([n, k], in_vectors);
-        let rows_each = tiling.split(rows, s.processors());
-        Split { grad: *self, tiling, rows_each, count: rows.div_ceil(rows_each) }
-    }
-}
-
-/// A weight gradient whose rows are split: each split leaves its part of both sums, and the parts are added in their
-/// order.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Split {
-    grad: WeightGrad,
-    tiling: Tiling,
-    rows_each: usize,
-    count: usize,
-}
-
-impl Split {
-    /// Numbers in a part, whole vectors of 4; a single one needs no room.
-    fn stride(&self) -> usize {
-        if self.count == 1 { 0 } else { (self.grad.n * (self.grad.k + 1)).next_multiple_of(4) }
-    }
-    /// Bytes of all parts.
-    pub(super) fn bytes(&self) -> usize {
-        self.count * self.stride() * size_of::<f32>()
-    }
-    /// Launches `kernels` on `operands` and `extents`, with room for the parts at `parts`.
-    pub(super) fn launch(
-        &self,
-        s: &Stream,
-        kernels: Kernels,
-        parts: Ptr,
-        operands: &[Arg],
-        extents: &[Arg],
-    ) -> Result<()> {
-        const BLOCK: usize = 256; // threads, each with 4 numbers
-        let &Split { grad: WeightGrad { n, k, .. }, count, .. } = self;
-        let left = [s.f32(self.grad.dw), s.f32(self.grad.db)];
-        let to = if count == 1 { left } else { [parts, parts.offset(n * k * size_of::<f32>())] };
-        let split: [Arg; 2] = [self.rows_each.into(), self.stride().into()];
-        let args = [operands, &to.map(Arg::from), extents, &split].concat();
-        self.tiling.launch(s, kernels, count, &args)?;
-        if count == 1 {
-            return Ok(());
-        }
-        let grid = [(n * (k + 1)).div_ceil(4 * BLOCK), 1, 1];
-        s.launch(
-            Launch { kernel: "split_sum", grid, block: BLOCK, shared: 0 },
-            &[
-                parts.into(),
-                left[0].into(),
-                left[1].into(),
-                count.into(),
-                (n * k).into(),
-                n.into(),
-                self.stride().into(),
-            ],
-        )
-    }
-}
-
 /// [`WeightGrad`] for rows that lie in memory.
 #[derive(Debug)]
 struct LinearWeightGrad {
@@ -548,7 +385,7 @@ impl Op for LinearWeightGrad {
         Io::new([self.dy, self.x], self.grad.writes()).scratch([self.grad.scratch()])
     }
     fn launch(&self, s: &Stream) -> Result<()> {
-        let WeightGrad { rows, n, k, .. } = self.grad;
+        let [rows, n, k] = self.grad.extents();
         let split = self.grad.split(s, in_vectors(n, k));
         let parts = s.workspace(split.bytes());
         split.launch(
@@ -567,16 +404,5 @@ impl Op for LinearWeightGrad {
 impl<F: Real> Define<F> for LinearWeightGrad {
     fn define(&self, m: &Mem<F>) {
         self.grad.define(m, m.read(self.dy), m.read(self.x));
-    }
-}
-
-/// `sum[j] = sum over i of x[i, j]`, in order of `i`.
-#[multiversion(targets = "simd")]
-pub(super) fn column_sum<F: Real>(x: &[F], sum: &mut [F]) {
-    sum.fill(F::ZERO);
-    for row in x.chunks_exact(sum.len()) {
-        for (sum, x) in sum.iter_mut().zip(row) {
-            *sum += *x;
-        }
     }
 }

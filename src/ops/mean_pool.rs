@@ -50,7 +50,7 @@ impl<F: Real> Define<F> for MeanPool {
         let (x, y) = (m.read(self.x), m.write(self.y));
         let &Self { skip, length, dim, .. } = self;
         x.par_chunks(length * dim).zip(y.par_chunks_mut(dim)).for_each(|(x, y)| {
-            super::linear::column_sum(&x[skip * dim..], y);
+            super::column_sum(&x[skip * dim..], y);
             let scale = F::of(1.0 / (length - skip) as f64);
             y.iter_mut().for_each(|y| *y *= scale);
         });

@@ -14,7 +14,9 @@ pub mod optimiser;
 pub mod patch_embed;
 pub mod patches;
 pub mod reconstruction_loss;
+mod tiling;
 pub mod tokens;
+mod weight_grad;
 
 pub use add::add;
 pub use age_loss::{AgeLoss, Bins, age_loss};
@@ -32,6 +34,7 @@ pub use reconstruction_loss::{normalise_patch, reconstruction_loss};
 pub use tokens::{embed_tokens, gather_tokens, restore_tokens};
 
 use crate::machine::Real;
+use multiversion::multiversion;
 
 /// Columns that a warp takes in kernels/*.cu: 32 lanes, 8 elements each.
 const WARP_COLS: usize = 256;
@@ -67,4 +70,15 @@ fn lanes<F: Real, const P: usize>(x: [&[F]; P], f: impl Fn([F; P]) -> F) -> F {
         *sum += f(parts.map(|p| p.1[lane]));
     }
     sums.into_iter().fold(F::ZERO, |total, s| total + s)
+}
+
+/// `sum[j] = sum over i of x[i, j]`, in order of `i`.
+#[multiversion(targets = "simd")]
+fn column_sum<F: Real>(x: &[F], sum: &mut [F]) {
+    sum.fill(F::ZERO);
+    for row in x.chunks_exact(sum.len()) {
+        for (sum, x) in sum.iter_mut().zip(row) {
+            *sum += *x;
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! `y[b, i] = w · patch(volume[b], ids[b, i]) + b`: a strided 3-D convolution at the kept patches only.
 use super::Patches;
-use super::linear::{Tiling, WeightGrad, affine};
+use super::linear::affine;
+use super::tiling::Tiling;
+use super::weight_grad::WeightGrad;
 use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
 use crate::machine::{Mat, Mem, Real};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};

@@ -287,7 +287,7 @@ fn explain(error: Error, parts: Footprint) -> Error {
                 mib(arena),
                 mib(workspace)
             );
-            Error::OutOfMemory { asked, purpose, free, total, device }
+            Error::OutOfMemory { asked, purpose, activations: arena, free, total, device }
         }
         other => other,
     }

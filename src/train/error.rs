@@ -27,6 +27,14 @@ pub enum Error {
     /// The device could not be used.
     #[error(transparent)]
     Device(#[from] cuda::Error),
+    /// The device's memory is too small for the batch.
+    #[error("{source}; {advice}")]
+    Memory {
+        /// What the device says.
+        source: cuda::Error,
+        /// What to do.
+        advice: String,
+    },
     /// Settings that do not fit together, or do not fit the data.
     #[error("{0}")]
     Setup(String),
@@ -38,4 +46,37 @@ pub enum Error {
         /// Which scans it came from, and what to do.
         culprit: String,
     },
+}
+
+impl Error {
+    /// Of a machine that was asked for with `batch` scans: says how many would fit, where memory is what it lacks.
+    pub(super) fn of_machine(error: cuda::Error, batch: usize) -> Error {
+        let cuda::Error::OutOfMemory { asked, activations, free, .. } = error else { return error.into() };
+        let (room, each) = (free.saturating_sub(asked - activations), activations.div_ceil(batch).max(1));
+        let advice = match (room / each).min(batch - 1) {
+            0 => "not even a batch of one scan would fit: take a smaller model or a coarser grid".to_owned(),
+            fits => format!("a batch of {fits} would fit: --set train.batch={fits}"),
+        };
+        Error::Memory { source: error, advice }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_would_fit_is_named() {
+        let error = |free| cuda::Error::OutOfMemory {
+            asked: 1000,
+            purpose: String::new(),
+            activations: 800,
+            free,
+            total: 1200,
+            device: "a device".into(),
+        };
+        let text = |free| Error::of_machine(error(free), 8).to_string();
+        assert!(text(600).ends_with("a batch of 4 would fit: --set train.batch=4"), "{}", text(600));
+        assert!(text(250).contains("not even a batch of one"), "{}", text(250));
+    }
 }

@@ -150,7 +150,7 @@ impl Tuning<'_> {
         let optimiser = Optimiser::record(&mut tape, recorded.loss.loss, settings.train.recipe(), rate);
         let kept = [optimiser.kept(), vec![recorded.loss.loss, recorded.loss.per_sample]].concat();
         let first = init::first_weights(&tape, encoder.patches().grid(), settings.train.seed);
-        let mut machine = self.device.machine(tape, &kept)?;
+        let mut machine = self.device.machine(tape, &kept).map_err(|e| Error::of_machine(e, batch))?;
         machine.load(&first)?;
         if let Some(checkpoint) = self.from {
             checkpoint.load_into(&mut *machine, &["fc_norm.", "head."])?;

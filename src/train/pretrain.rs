@@ -50,7 +50,7 @@ pub fn pretrain(
     let optimiser = Optimiser::record(&mut tape, loss.loss, settings.train.recipe(), |_| 1.0);
     let kept = [optimiser.kept(), vec![loss.loss, loss.per_patch, weight]].concat();
     let first = init::first_weights(&tape, mae.encoder.patches().grid(), settings.train.seed);
-    let mut machine = device.machine(tape, &kept)?;
+    let mut machine = device.machine(tape, &kept).map_err(|error| Error::of_machine(error, batch))?;
     machine.load(&first)?;
     if settings.weight == Weight::Uniform {
         machine.write(weight, &vec![1.0; batch * (mae.tokens() - mae.kept())])?;

@@ -1,0 +1,118 @@
+//! The gradients of a linear layer's weights and biases, for whatever gives its rows.
+use super::tiling::{Kernels, Tiling};
+use super::{ROWS, column_sum};
+use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
+use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, gemm};
+use crate::tape::{Adjoint, Tape, Tensor};
+use rayon::prelude::*;
+
+/// The gradients of weights `w`, of `n k` elements, and biases `b: [n]` from `dy: [rows, n]` and rows `x:
+/// [rows, k]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct WeightGrad {
+    dw: Tensor,
+    db: Tensor,
+    partial: Tensor, // sums of dy's columns, by blocks of rows
+    rows: usize,
+    n: usize,
+    k: usize,
+}
+
+impl WeightGrad {
+    /// Makes room for them.
+    pub(super) fn of(t: &mut Tape, dy: Tensor, w: Tensor, b: Tensor) -> Self {
+        let n = t.len(b);
+        let (rows, k) = (t.len(dy) / n, t.len(w) / n);
+        let (dw, db, partial) = (t.like(w), t.like(b), t.temp(&[rows.div_ceil(ROWS), n]));
+        WeightGrad { dw, db, partial, rows, n, k }
+    }
+    /// Says that they are the gradients of `w` and `b`.
+    pub(super) fn leave(&self, d: &mut Adjoint, w: Tensor, b: Tensor) {
+        d.add(w, self.dw);
+        d.add(b, self.db);
+    }
+    pub(super) fn writes(&self) -> [Tensor; 2] {
+        [self.dw, self.db]
+    }
+    /// What the definition works in.
+    pub(super) fn scratch(&self) -> Tensor {
+        self.partial
+    }
+    /// Of dy and x: rows, n, k.
+    pub(super) fn extents(&self) -> [usize; 3] {
+        [self.rows, self.n, self.k]
+    }
+    pub(super) fn flops(&self) -> u64 {
+        2 * (self.rows * self.n * self.k) as u64
+    }
+    /// `dw = dyᵀ x`, `db[j] = sum over i of dy[i, j]` by blocks of rows added in order.
+    pub(super) fn define<F: Real>(&self, m: &Mem<F>, dy: &[F], x: &[F]) {
+        let &WeightGrad { rows, n, k, .. } = self;
+        let (dw, db, partial) = (m.write(self.dw), m.write(self.db), m.write(self.partial));
+        let (a, b) = (Mat::rows(dy, [rows, n]).t(), Mat::rows(x, [rows, k]));
+        gemm(MatMut::rows(dw, [n, k]), a, b, F::ONE, Dst::Replace, Threads::All);
+        dy.par_chunks(ROWS * n).zip(partial.par_chunks_mut(n)).for_each(|(dy, sum)| column_sum(dy, sum));
+        column_sum(partial, db);
+    }
+    /// How kernels split it.
+    pub(super) fn split(&self, s: &Stream, in_vectors: bool) -> Split {
+        let &WeightGrad { rows, n, k, .. } = self;
+        let tiling = Tiling::of_weights([n, k], in_vectors);
+        let rows_each = tiling.split(rows, s.processors());
+        Split { grad: *self, tiling, rows_each, count: rows.div_ceil(rows_each) }
+    }
+}
+
+/// A weight gradient whose rows are split: each split leaves its part of both sums, and the parts are added
+/// in their order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Split {
+    grad: WeightGrad,
+    tiling: Tiling,
+    rows_each: usize,
+    count: usize,
+}
+
+impl Split {
+    /// Numbers in a part, whole vectors of 4; a single one needs no room.
+    fn stride(&self) -> usize {
+        if self.count == 1 { 0 } else { (self.grad.n * (self.grad.k + 1)).next_multiple_of(4) }
+    }
+    /// Bytes of all parts.
+    pub(super) fn bytes(&self) -> usize {
+        self.count * self.stride() * size_of::<f32>()
+    }
+    /// Launches `kernels` on `operands` and `extents`, with room for the parts at `parts`.
+    pub(super) fn launch(
+        &self,
+        s: &Stream,
+        kernels: Kernels,
+        parts: Ptr,
+        operands: &[Arg],
+        extents: &[Arg],
+    ) -> Result<()> {
+        const BLOCK: usize = 256; // threads, each with 4 numbers
+        let &Split { grad: WeightGrad { n, k, .. }, count, .. } = self;
+        let left = [s.f32(self.grad.dw), s.f32(self.grad.db)];
+        let to = if count == 1 { left } else { [parts, parts.offset(n * k * size_of::<f32>())] };
+        let split: [Arg; 2] = [self.rows_each.into(), self.stride().into()];
+        let args = [operands, &to.map(Arg::from), extents, &split].concat();
+        self.tiling.launch(s, kernels, count, &args)?;
+        if count == 1 {
+            return Ok(());
+        }
+        let grid = [(n * (k + 1)).div_ceil(4 * BLOCK), 1, 1];
+        s.launch(
+            Launch { kernel: "split_sum", grid, block: BLOCK, shared: 0 },
+            &[
+                parts.into(),
+                left[0].into(),
+                left[1].into(),
+                count.into(),
+                (n * k).into(),
+                n.into(),
+                self.stride().into(),
+            ],
+        )
+    }
+}
