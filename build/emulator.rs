@@ -1,8 +1,8 @@
 //! Compiles the kernels as C++ for the host, and the emulator that runs them (kernels/emu).
 //!
 //! `GYRUS_SANITIZE` = `address` or `thread` instruments the kernels, which takes clang 19, as linker too:
-//! `RUSTFLAGS="-C linker=clang-19"`. The emulator itself is never instrumented: it tells the sanitizer what a kernel
-//! did. Tests find the choice in `env!("GYRUS_SANITIZE")`, empty for none.
+//! `RUSTFLAGS="-C linker=clang-19"`. The emulator itself is never instrumented: it tells the sanitizer what a
+//! kernel did. Tests find the choice in `env!("GYRUS_SANITIZE")`, empty for none.
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,8 @@ impl Sanitizer {
     }
 }
 
-/// Links kernels/*.cu and tests/kernels/*.cu, as C++, into every binary. `cuda_include_dirs` are those of CUDA's headers.
+/// Links kernels/*.cu and tests/kernels/*.cu, as C++, into every binary. `cuda_include_dirs` are those of
+/// CUDA's headers.
 pub(crate) fn build(cuda_include_dirs: &[PathBuf]) {
     println!("cargo:rerun-if-changed=tests/kernels");
     println!("cargo:rerun-if-env-changed=GYRUS_SANITIZE");
@@ -53,12 +54,13 @@ pub(crate) fn build(cuda_include_dirs: &[PathBuf]) {
         kernels.flag(flag);
         println!("cargo:rustc-link-arg={flag}");
     }
-    // Kernels are reached by name alone, so to the linker nobody uses them.
+    // Kernels are reached by name alone, so to the linker nobody uses them, nor the parts of the emulator
+    // that they need.
     kernels.link_lib_modifier("+whole-archive").compile("gyrus_kernels");
 
     let mut runtime = compiler(cuda_include_dirs, &sanitizer);
     runtime.files(RUNTIME.map(|file| Path::new("kernels/emu").join(file)));
-    runtime.opt_level(3).debug(false).compile("gyrus_emulator");
+    runtime.link_lib_modifier("+whole-archive").opt_level(3).debug(false).compile("gyrus_emulator");
 }
 
 fn compiler(cuda_include_dirs: &[PathBuf], sanitizer: &Sanitizer) -> cc::Build {

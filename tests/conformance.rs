@@ -73,8 +73,8 @@ impl Boxed {
         map
     }
 
-    /// What is in shared memory after the load. With swizzle, the chunk of 16 bytes in column c of a row r of 128 bytes
-    /// lies in column c ^ (r % 8).
+    /// What is in shared memory after the load. With swizzle, the chunk of 16 bytes in column c of a row r of
+    /// 128 bytes lies in column c ^ (r % 8).
     fn expected(&self) -> Vec<u16> {
         let [bx, by, bz] = self.r#box;
         let mut shared = vec![0; bx * by * bz];

@@ -112,6 +112,11 @@ uint64_t* mbarrier_at(uint32_t address) {
   return reinterpret_cast<uint64_t*>(shared_pointer(address, sizeof(uint64_t)));
 }
 
+// Stands for what ended the phase of this parity: one address for each, as in PhaseToken.
+const void* phase_token(const uint64_t* barrier, uint32_t parity) {
+  return reinterpret_cast<const char*>(barrier) + parity;
+}
+
 void wake_waiting(Block& block, const uint64_t* barrier, uint32_t phase) {
   std::erase_if(block.mbarrier_waits, [&](const MbarrierWait& wait) {
     const bool over = wait.barrier == barrier && wait.parity != phase;
@@ -153,7 +158,7 @@ void mbarrier_init(uint32_t address, unsigned arrivals) {
 void mbarrier_arrive(uint32_t address, uint32_t expected_bytes) {
   const sanitizer::Quiet quiet;
   uint64_t* at = mbarrier_at(address);
-  sanitizer::release(at);
+  sanitizer::release(phase_token(at, Mbarrier::load(at).phase));
   update(*me().block, at, 1, static_cast<int>(expected_bytes));
 }
 
@@ -165,7 +170,7 @@ void mbarrier_wait(uint32_t address, uint32_t parity) {
     fiber.block->mbarrier_waits.push_back({&fiber, at, parity});
     pause({"the mbarrier at shared address 0x%x", address});
   }
-  sanitizer::acquire(at);
+  sanitizer::acquire(phase_token(at, parity));
 }
 
 namespace {
@@ -224,7 +229,7 @@ void finish(Block& block, const TmaLoad& load) {
     sanitizer::acquire(&block.issued_token);
     sanitizer::write(load.to, load.bytes());
     load_box(load);
-    sanitizer::release(load.barrier);
+    sanitizer::release(phase_token(load.barrier, Mbarrier::load(load.barrier).phase));
     sanitizer::release(&block.loaded_token);
   }
   update(block, load.barrier, 0, -static_cast<int>(load.bytes()));

@@ -171,12 +171,29 @@ class Ready {
   unsigned last_ = MAX_THREADS - 1;
 };
 
+// A token for each of two phases that follow each other: whoever still leaves a phase must not be ordered
+// after those who have entered the next.
+class PhaseToken {
+ public:
+  const char* get() const {
+    return &tokens_[phase_];
+  }
+  void next() {
+    phase_ ^= 1;
+  }
+
+ private:
+  unsigned phase_ = 0;
+  char tokens_[2];
+};
+
 // Lanes of a warp on their way to one warp operation.
 struct Meeting {
   uint32_t mask = 0;
   uint32_t arrived = 0;
   Collective kind;
   void* lanes[LANES];
+  PhaseToken token;
 };
 
 struct Warp {
@@ -196,14 +213,15 @@ struct Warpgroup {
   GroupCollective kind;
   void* threads[WARPGROUP];
   InFlight<PendingWgmma> products;
-  char issued_token;
-  char finished_token;
+  char product_token;
+  char wait_token;
 };
 
 struct Barrier {
   unsigned arrived = 0;
   unsigned expected = 0;
   uint32_t waiting[MAX_WARPS] = {};
+  PhaseToken token;
 };
 
 struct MbarrierWait {

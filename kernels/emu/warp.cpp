@@ -68,20 +68,22 @@ void warp_collective(Collective kind, uint32_t mask, WarpOperation operation, vo
   meeting.arrived |= 1u << fiber.lane;
   meeting.lanes[fiber.lane] = argument;
   // Only __syncwarp orders memory; the others merely exchange registers.
+  const char* token = meeting.token.get();
   if (kind == Collective::SyncWarp) {
-    sanitizer::release(&warp);
+    sanitizer::release(token);
   }
   if (meeting.arrived == mask) {
     if (operation != nullptr) {
       operation(mask, meeting.lanes);
     }
     meeting.arrived = 0;
+    meeting.token.next();
     block.ready.add(fiber.warp, without(mask, fiber.lane));
   } else {
     pause({COLLECTIVES[static_cast<int>(kind)], mask});
   }
   if (kind == Collective::SyncWarp) {
-    sanitizer::acquire(&warp);
+    sanitizer::acquire(token);
   }
 }
 
@@ -125,10 +127,12 @@ void block_barrier(unsigned number, unsigned threads, bool wait) {
     fail("barrier %u: for %u threads here, for %u where others wait", number, threads, barrier.expected);
   }
   barrier.expected = threads;
-  sanitizer::release(&barrier);
+  const char* token = barrier.token.get();
+  sanitizer::release(token);
   barrier.arrived++;
   if (barrier.arrived == threads) {
     barrier.arrived = 0;
+    barrier.token.next();
     for (unsigned warp = 0; warp < MAX_WARPS; warp++) {
       block.ready.add(warp, std::exchange(barrier.waiting[warp], 0));
     }
@@ -137,7 +141,7 @@ void block_barrier(unsigned number, unsigned threads, bool wait) {
     pause({"barrier %u", number});
   }
   if (wait) {
-    sanitizer::acquire(&barrier);
+    sanitizer::acquire(token);
   }
 }
 

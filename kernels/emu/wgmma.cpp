@@ -130,16 +130,25 @@ Operands& operand_space() {
   return operands;
 }
 
-// As the tensor core, which sees what TMA has loaded, and of plain stores those before a proxy fence.
-void finish(const PendingWgmma& product, Warpgroup& group) {
+// For ThreadSanitizer: reads the operands as the thread that issues, where a race is a barrier that is
+// missing; and as the tensor core, which sees what TMA has loaded, and of plain stores those before a proxy
+// fence.
+void look_at_operands(const Wgmma& operation) {
+  load(operand_space(), operation);
   Block& block = *me().block;
   const sanitizer::ActAs unit(block.tensor_core);
   const sanitizer::Quiet quiet;
   sanitizer::acquire(&block.proxy_token);
   sanitizer::acquire(&block.loaded_token);
+  load(operand_space(), operation);
+}
+
+void finish(const PendingWgmma& product, Warpgroup& group) {
+  const sanitizer::ActAs unit(me().block->tensor_core);
+  const sanitizer::Quiet quiet;
   load(operand_space(), product.operation);
   multiply(product, operand_space());
-  sanitizer::release(&group.issued_token);
+  sanitizer::release(&group.product_token);
 }
 
 }  // namespace
@@ -157,9 +166,8 @@ void wgmma(const Wgmma& operation) {
       }
       product.d[thread] = one.d;
     }
-    if (sanitizer::THREAD) {
-      // As the thread that issues: a race here is a barrier that is missing, one at `finish` a proxy fence.
-      load(operand_space(), product.operation);
+    if constexpr (sanitizer::THREAD) {
+      look_at_operands(product.operation);
     }
     if (me().block->early()) {
       finish(product, group);
@@ -183,10 +191,10 @@ void wgmma_wait(unsigned pending) {
         finish(product, group);
       }
     });
-    sanitizer::acquire(&group.issued_token);
-    sanitizer::release(&group.finished_token);
+    sanitizer::acquire(&group.product_token);
+    sanitizer::release(&group.wait_token);
   });
-  sanitizer::acquire(&group.finished_token);
+  sanitizer::acquire(&group.wait_token);
 }
 
 }  // namespace emu

@@ -1,5 +1,6 @@
-//! What kernels may expect of a device, primitive by primitive: kernels/conformance.cu and conformance_sm90.cu write down
-//! every result of `ptx.cuh`, and here is what the manuals of PTX and CUDA say it is, bit for bit.
+//! What kernels may expect of a device, primitive by primitive: kernels/conformance.cu and
+//! conformance_sm90.cu write down every result of `ptx.cuh`, and here is what the manuals of PTX and CUDA say
+//! it is, bit for bit.
 use crate::machine::cuda::{self, Arg, Launch, Ptr, Stream};
 use crate::machine::driver::Driver;
 use half::{bf16, f16};
@@ -106,8 +107,9 @@ fn registers(rows: usize, lanes: usize, register: impl Fn(usize, usize) -> u32) 
     (0..rows * lanes).map(|i| register(i / lanes, i % lanes)).collect()
 }
 
-/// PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type": of fragment element i, where two elements
-/// share a register, the row is lane / 4 plus 8 where said, and the column 2 (lane % 4) + i % 2 plus 8 where said.
+/// PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type": of fragment element i, where two
+/// elements share a register, the row is lane / 4 plus 8 where said, and the column 2 (lane % 4) + i % 2 plus
+/// 8 where said.
 fn mma() -> Vec<u32> {
     let mut c = [[0.0_f32; 8]; 16];
     for lane in 0..32 {
@@ -137,7 +139,8 @@ fn mma() -> Vec<u32> {
     registers(4, 32, |i, lane| c[lane / 4 + if i < 2 { 0 } else { 8 }][lane % 4 * 2 + i % 2].to_bits())
 }
 
-/// Element (row, column) of matrix m is the eight times row plus column of the row that lane 8 m + row has named.
+/// Element (row, column) of matrix m is the eight times row plus column of the row that lane 8 m + row has
+/// named.
 fn ldmatrix() -> Vec<u32> {
     let element = |matrix: usize, row: usize, column: usize| {
         let named = (8 * matrix + row) * 11 % 32;
@@ -180,8 +183,8 @@ fn mbarrier() -> Vec<u32> {
     registers(4, 96, |round, thread| (round * 100 + ((thread % 32) ^ 1)) as u32)
 }
 
-/// CUDA C++ Programming Guide, "Warp Shuffle Functions": a lane that reads outside its group gets its own value, except
-/// that xor may reach into an earlier group.
+/// CUDA C++ Programming Guide, "Warp Shuffle Functions": a lane that reads outside its group gets its own
+/// value, except that xor may reach into an earlier group.
 fn warp() -> Vec<u32> {
     let number = |lane: usize| (lane * lane + 1) as u32;
     let ballot = |vote: &dyn Fn(usize) -> bool| (0..32).filter(|&l| vote(l)).map(|l| 1 << l).sum::<u32>();
@@ -283,8 +286,8 @@ fn float() -> Conformance {
     Conformance { kernel: "conform_float", threads: 32, shared: 0, input, counted: true, expected }
 }
 
-/// PTX ISA, "Register Fragments and Shared Memory Matrix Layouts" of wgmma; a transposed operand lies with its other axis
-/// contiguous, in columns of 64.
+/// PTX ISA, "Register Fragments and Shared Memory Matrix Layouts" of wgmma; a transposed operand lies with
+/// its other axis contiguous, in columns of 64.
 fn wgmma(kernel: &'static str, n: usize, trans_a: bool, trans_b: bool) -> Conformance {
     let element = |tile: usize, row: usize, k: usize, trans: bool| {
         small(tile + if trans { row / 64 * 4096 + k * 64 + row % 64 } else { row * 64 + k })

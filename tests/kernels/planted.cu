@@ -5,7 +5,8 @@
 
 constexpr int THREADS = 128;
 
-// y[block] = sum of x[block][0..THREADS). Bug: the sums of the warps are read before they are written.
+// y[block] = sum of x[block][0..THREADS). Bug: the sums of the warps are read before they are written, in the
+// last block, before which a checker has seen nothing wrong.
 extern "C" __global__ void __launch_bounds__(THREADS)
     planted_barrier(const float* __restrict__ x, float* __restrict__ y, int bug) {
   DYN_SMEM(float, sums);  // [THREADS / 32]
@@ -16,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   if (lane_id() == 0) {
     sums[warp_id()] = sum;
   }
-  if (!bug) {
+  if (!bug || blockIdx.x < gridDim.x - 1) {
     __syncthreads();
   }
   if (threadIdx.x == 0) {
