@@ -1,9 +1,10 @@
-// A variant of each stored volume: read at the places of an affine map, by trilinear interpolation over brain voxels
-// alone, then shaded: gamma, a smooth field, contrast, brightness, noise. src/ops/augment defines it. What decides which
-// voxels are brain is the same arithmetic in the same order there and here, so that machines agree on them.
+// A variant of each stored volume: read at the places of an affine map, by trilinear interpolation over brain
+// voxels alone, then shaded: gamma, a smooth field, contrast, brightness, noise. src/ops/augment defines it. What
+// decides which voxels are brain is the same arithmetic in the same order there and here, so that machines agree.
 //
 // A block takes a stretch of one sample, a thread four voxels that follow one another and share a block of random
-// words. Bound by instructions: of the eight voxels round a place, most are in the L1 cache already. Any extents.
+// words. Bound by instructions: of the eight voxels round a place, most are in the L1 cache already. Any extents, up
+// to 2^31 voxels.
 #include "philox.cuh"
 #include "ptx.cuh"
 #include "vec.cuh"
@@ -26,8 +27,8 @@ struct Voxel {
   }
 };
 
-// A stored volume, and between its voxels. Voxels are counted from one before the first along each axis, so that what is
-// cut off to an integer is never negative.
+// A stored volume, and between its voxels. Voxels are counted from one before the first along each axis, so that
+// what is cut off to an integer is never negative.
 struct Source {
   const __half* __restrict__ voxels;  // [X, Y, Z]
   int nx, ny, nz;
@@ -38,7 +39,7 @@ struct Source {
     const bool inside = static_cast<unsigned>(x - 1) < static_cast<unsigned>(nx) &&
                         static_cast<unsigned>(y - 1) < static_cast<unsigned>(ny) &&
                         static_cast<unsigned>(z - 1) < static_cast<unsigned>(nz);
-    return inside ? __half2float(voxels[(static_cast<size_t>(x - 1) * ny + y - 1) * nz + z - 1]) : background;
+    return inside ? __half2float(voxels[((x - 1) * ny + y - 1) * nz + z - 1]) : background;
   }
 
   __device__ __forceinline__ float at(float px, float py, float pz) const {
@@ -113,28 +114,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) augment(
     const uint32_t* __restrict__ noise,  // [B, 6]
     bf16* __restrict__ volume,           // [B, X, Y, Z]
     int nx, int ny, int nz, float background) {
-  const size_t voxels = static_cast<size_t>(nx) * ny * nz;
-  const Source source = {stored + blockIdx.y * voxels, nx, ny, nz, background};
+  const uint32_t voxels = nx * ny * nz;
+  const size_t before = static_cast<size_t>(blockIdx.y) * voxels;
+  const Source source = {stored + before, nx, ny, nz, background};
   affine += blockIdx.y * 12;
   shading += blockIdx.y * SHADING;
   noise += blockIdx.y * STREAM;
-  volume += blockIdx.y * voxels;
+  volume += before;
 
   // The bent grey scale at its points, and one more, which nothing weighs.
   __shared__ float curve[STEPS + 2];
   const float span = -2 * background;
-  for (int i = threadIdx.x; i < STEPS + 2; i += THREADS) {
-    curve[i] = span * powf(static_cast<float>(i) / STEPS, shading[0]);
-  }
-  const float contrast = shading[1], brightness = shading[2], spread = shading[3];
+  const float exponent = shading[0], contrast = shading[1], brightness = shading[2], spread = shading[3];
   bool shaded = false;
   for (int i = 0; i < SHADING; i++) shaded |= shading[i] != (i < 2 ? 1.0f : 0.0f);
+  for (int i = threadIdx.x; shaded && i < STEPS + 2; i += THREADS) {
+    curve[i] = span * powf(static_cast<float>(i) / STEPS, exponent);
+  }
   __syncthreads();
 
-  const size_t step = static_cast<size_t>(gridDim.x) * THREADS;
-  for (size_t quad = static_cast<size_t>(blockIdx.x) * THREADS + threadIdx.x; 4 * quad < voxels; quad += step) {
-    const size_t row = 4 * quad / nz;
-    const Voxel first = {static_cast<int>(row / ny), static_cast<int>(row % ny), static_cast<int>(4 * quad % nz)};
+  for (uint32_t quad = blockIdx.x * THREADS + threadIdx.x; 4 * quad < voxels; quad += gridDim.x * THREADS) {
+    const int row = 4 * quad / nz;
+    const Voxel first = {row / ny, row % ny, static_cast<int>(4 * quad % nz)};
     Voxel at = first;
     float v[4];
     bool brain = false;
@@ -146,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) augment(
     }
 
     if (shaded && brain) {
-      const uint4 block = spread > 0 ? philox(noise, static_cast<uint32_t>(quad)) : zeros();
+      const uint4 block = spread > 0 ? philox(noise, quad) : zeros();
       const uint32_t words[4] = {block.x, block.y, block.z, block.w};
       at = first;
 #pragma unroll

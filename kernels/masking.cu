@@ -1,5 +1,5 @@
-// Which patches of each volume are kept, and how much brain is in a patch. Both take microseconds: what counts is that no
-// host is asked.
+// Which patches of each volume are kept, and how much brain is in a patch. Both take microseconds: what counts is
+// that no host is asked.
 #include "philox.cuh"
 #include "ptx.cuh"
 #include "reduce.cuh"
@@ -12,9 +12,9 @@ constexpr int WARPS = 8;  // of a block of foreground_weight
 
 }  // namespace
 
-// Keeps the patches with the smallest noise, of equals the first. A block (256 patches, sample): it draws the noise of
-// all L patches of its sample, then each thread counts how many come before its own: L comparisons, where a sort would
-// wait at log2(L)^2 / 2 barriers. L is at most 12,288: 48 KB of shared memory.
+// Keeps the patches with the smallest noise, of equals the first. A block (256 patches, sample): it draws the noise
+// of all L patches of its sample, then each thread counts how many come before its own: L comparisons, where a sort
+// would wait at log2(L)^2 / 2 barriers. L is at most 12,288: 48 KB of shared memory.
 extern "C" __global__ void __launch_bounds__(THREADS) random_masking(
     const uint32_t* __restrict__ streams,  // [B, 6]
     uint32_t* __restrict__ ids_keep,       // [B, K]

@@ -213,7 +213,8 @@ fn volumes() -> Vec<Case> {
             Outputs { other: vec![volume], ..Outputs::default() }
         }));
     }
-    // One block of patches and several; lengths that are no multiple of a block of random words; nothing kept or removed.
+    // One block of patches and several; lengths that are no multiple of a block of random words; nothing kept, nothing
+    // removed.
     for (tokens, kept) in [(1, 0), (7, 7), (150, 37), (514, 128)] {
         cases.push(Case::new("random_masking", format!("2 x {kept} of {tokens}"), move |r| {
             let starts = streams(r, 2);

@@ -1,5 +1,5 @@
-//! Random changes of a prepared volume while training: left-right flip, small affine maps, and intensity. Here a variant
-//! is drawn, a few numbers; the operation [`augment`](crate::ops::augment()) makes it.
+//! Random changes of a prepared volume while training: left-right flip, small affine maps, and intensity. Here a
+//! variant is drawn, a few numbers; the operation [`augment`](crate::ops::augment()) makes it.
 use super::Error;
 use crate::machine::philox::{Philox, Purpose, STREAM};
 use crate::ops::augment::{Affine, IDENTITY, Shading, mirror};

@@ -97,7 +97,8 @@ impl Philox {
         let counter = [0, step as u32, (step >> 32) as u32, sample];
         Philox { key, counter, words: [0; 4], used: 4 }
     }
-    /// Where the stream begins, for operations that draw from it in parallel: word `i` is word `i % 4` of block `i / 4`.
+    /// Where the stream begins, for operations that draw from it in parallel: its word `i` is word `i % 4` of block
+    /// `i / 4`.
     pub fn start(&self) -> [u32; STREAM] {
         let ([k0, k1], [_, c1, c2, c3]) = (self.key, self.counter);
         [k0, k1, 0, c1, c2, c3]

@@ -50,9 +50,10 @@ impl Op for Augment {
         Io::new([self.stored, self.affine, self.shading, self.noise], [self.volume])
     }
     fn launch(&self, s: &Stream) -> Result<()> {
-        // Voxels a block takes before it needs the bent grey scale anew.
+        // Voxels of a block: many to each point of the bent grey scale, which every block computes.
         const STRETCH: usize = 16 * 256;
         let &Self { stored, affine, shading, noise, volume, batch, grid: [x, y, z] } = self;
+        assert!(x * y * z < 1 << 31, "on a GPU a volume has less than 2³¹ voxels, not {x} x {y} x {z}");
         s.launch(
             Launch {
                 kernel: "augment",
