@@ -3,16 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::cases::conformance;
 use gyrus::machine::driver::Extent;
-use gyrus::machine::emulator::{Async, Emulator, Schedule};
-use gyrus::machine::{Driver, cuda};
+use gyrus::machine::{Driver, Emulator, cuda};
 use std::ffi::c_void;
 use std::rc::Rc;
 
-const SCHEDULES: [Schedule; 3] = [
-    Schedule { seed: 0, mode: Async::Late, workers: 1 },
-    Schedule { seed: 2, mode: Async::Early, workers: 1 },
-    Schedule { seed: 3, mode: Async::Random, workers: 1 },
-];
+mod schedules;
+mod tensor_map;
+
+use schedules::SCHEDULES;
+use tensor_map::TensorMap;
 
 #[test]
 fn primitives_do_what_the_manuals_say() {
@@ -22,23 +21,6 @@ fn primitives_do_what_the_manuals_say() {
             assert!(conformed.words > 0 && conformed.wrong == 0, "{schedule:?}: {conformed:?}");
         }
     }
-}
-
-/// A tensor map, of numbers of 16 bits.
-#[repr(C, align(128))]
-struct TensorMap([u8; 128]);
-
-unsafe extern "C" {
-    fn emu_tensor_map(
-        map: *mut TensorMap,
-        element_bytes: u32,
-        rank: u32,
-        tensor: *const c_void,
-        extent: *const u64,
-        stride: *const u64,
-        r#box: *const u32,
-        swizzle_128b: u32,
-    ) -> i32;
 }
 
 /// A tensor [z][y][x] in rows that are longer than its extent, and how a box is cut from it.
@@ -58,19 +40,6 @@ impl Boxed {
         let elements: Vec<u16> = (0..self.row * y * z).map(element).collect();
         let words = elements.chunks(8).map(|c| c.iter().rev().fold(0_u128, |w, &e| w << 16 | u128::from(e)));
         words.collect()
-    }
-
-    fn map(&self, tensor: &[u128], rank: u32) -> TensorMap {
-        let mut map = TensorMap([0; 128]);
-        let extent = self.extent.map(|n| n as u64);
-        let stride = [2 * self.row as u64, 2 * (self.row * self.extent[1]) as u64];
-        let of_box = self.r#box.map(|n| n as u32);
-        let (extent, stride, of_box) = (extent.as_ptr(), stride.as_ptr(), of_box.as_ptr());
-        let (at, swizzled) = (tensor.as_ptr().cast(), u32::from(self.swizzled));
-        // SAFETY: the arrays are as long as any rank, and the map has room for one.
-        let refused = unsafe { emu_tensor_map(&mut map, 2, rank, at, extent, stride, of_box, swizzled) };
-        assert_eq!(refused, 0);
-        map
     }
 
     /// What is in shared memory after the load. With swizzle, the chunk of 16 bytes in column c of a row r of
@@ -93,7 +62,7 @@ impl Boxed {
 
     fn load(&self, emulator: &Emulator, rank: usize) -> cuda::Result<Vec<u16>> {
         let tensor = self.tensor();
-        let mut map = self.map(&tensor, rank as u32);
+        let mut map = TensorMap::new(&tensor, rank as u32, self.extent, self.row, self.r#box, self.swizzled);
         let elements: usize = self.r#box.iter().product();
         let mut out = vec![0xCDCD_u16; elements];
         let (mut out_at, mut bytes, mut at) = (out.as_mut_ptr(), 2 * elements as i32, self.at);

@@ -5,7 +5,7 @@
 use gyrus::cases::{self, Case, parity};
 use gyrus::data::{Augment, Cache, Variant, phantom, prepare};
 use gyrus::image::{BACKGROUND, Preprocessing};
-use gyrus::machine::emulator::{Async, Emulator, Schedule};
+use gyrus::machine::emulator::{Emulator, Schedule};
 use gyrus::machine::philox::{Philox, Purpose, STREAM};
 use gyrus::machine::{Driver, Real, cuda};
 use gyrus::model::{Encoder, Mae, Preset, Shape, init::first_weights, mae};
@@ -18,14 +18,15 @@ use half::{bf16, f16};
 use std::path::PathBuf;
 use std::rc::Rc;
 
-/// In order, by priorities, and at random; asynchronous work as late as may be, as early, and at some moment.
-const SCHEDULES: [(u64, Async); 3] = [(0, Async::Late), (2, Async::Early), (1, Async::Random)];
+mod schedules;
+
+use schedules::SCHEDULES;
 
 /// A sanitizer sees more without guard bytes, and follows one thread.
 const SANITIZED: bool = !env!("GYRUS_SANITIZE").is_empty();
 
-fn emulator(seed: u64, mode: Async) -> Rc<dyn Driver> {
-    Rc::new(Emulator::new(Schedule { seed, mode, workers: 1 }))
+fn emulator(schedule: Schedule) -> Rc<dyn Driver> {
+    Rc::new(Emulator::new(schedule))
 }
 
 /// Every `of`-th case from case `part` on: each of these tests takes its share, so that they can run side by side.
@@ -33,10 +34,10 @@ fn share(part: usize, of: usize) {
     let cases: Vec<Case> = cases::table().into_iter().skip(part).step_by(of).collect();
     let mut failed = Vec::new();
     for case in &cases {
-        let runs = SCHEDULES.map(|(seed, mode)| {
+        let runs = SCHEDULES.map(|schedule| {
             // A second run and a graph under the first schedule; the others are compared with it by their digests.
-            let repeats = usize::from(seed == 0);
-            parity::compare(case, &emulator(seed, mode), repeats, !SANITIZED)
+            let repeats = usize::from(schedule.seed == 0);
+            parity::compare(case, &emulator(schedule), repeats, !SANITIZED)
         });
         println!("{case:?}: error {:.1e} of {:.1e}, norm {:.1e}", runs[0].error, runs[0].bound, runs[0].norm);
         for run in &runs {
@@ -160,7 +161,7 @@ impl<M: Machine> Training<M> {
 fn a_training_run_follows_the_definition() {
     let mae = Preset::Tiny.mae([32, 48, 32], 16);
     let mut reference = Training::new(mae, 2, Cpu::<f64>::new);
-    let driver = || emulator(0, Async::Late);
+    let driver = || emulator(SCHEDULES[0]);
     let mut kernels = Training::new(mae, 2, |tape, keep| Cuda::new(driver(), tape, keep).unwrap());
     let losses: Vec<[f64; 2]> = (0..20).map(|i| [reference.step(i), kernels.step(i)]).collect();
     println!("{losses:.4?}");
@@ -180,9 +181,9 @@ fn small() -> Mae {
 /// The same bits under every schedule.
 #[test]
 fn a_small_training_run_gives_the_same_bits_under_any_schedule() {
-    let losses = SCHEDULES.map(|(seed, mode)| {
+    let losses = SCHEDULES.map(|schedule| {
         let mut training =
-            Training::new(small(), 2, |tape, keep| Cuda::new(emulator(seed, mode), tape, keep).unwrap());
+            Training::new(small(), 2, |tape, keep| Cuda::new(emulator(schedule), tape, keep).unwrap());
         let losses: Vec<f64> = (0..3).map(|i| training.step(i)).collect();
         (losses, training.machine.weights().unwrap())
     });
@@ -192,7 +193,7 @@ fn a_small_training_run_gives_the_same_bits_under_any_schedule() {
 #[test]
 fn a_trace_shows_what_every_operation_wrote() {
     let mut training =
-        Training::new(small(), 2, |tape, keep| Cuda::new(emulator(0, Async::Late), tape, keep).unwrap());
+        Training::new(small(), 2, |tape, keep| Cuda::new(emulator(SCHEDULES[0]), tape, keep).unwrap());
     training.step(0);
     let traced = trace(&mut training.machine).unwrap();
     let (tape, last) = (training.machine.tape(), traced.last().unwrap());
@@ -205,7 +206,7 @@ fn a_trace_shows_what_every_operation_wrote() {
 fn too_large_a_program_is_refused_with_numbers() {
     let mae = Preset::Large.mae([160, 192, 160], 16);
     let (tape, .., kept) = program(mae, 8);
-    let error = Cuda::new(emulator(0, Async::Late), tape, &kept).err().unwrap();
+    let error = Cuda::new(emulator(SCHEDULES[0]), tape, &kept).err().unwrap();
     let cuda::Error::OutOfMemory { asked, free, .. } = error else { panic!("{error}") };
     assert!(asked > free);
     let text = error.to_string();
@@ -241,7 +242,7 @@ fn variants_have_the_bits_of_the_host() {
             machine.read(out).unwrap()
         };
         let host = run(&mut Cpu::<f32>::new(t.clone(), &[out]));
-        let device = run(&mut Cuda::new(emulator(0, Async::Late), t, &[out]).unwrap());
+        let device = run(&mut Cuda::new(emulator(SCHEDULES[0]), t, &[out]).unwrap());
         let different = host.iter().zip(&device).filter(|&(&h, &d)| bf16::from_f32(h) != bf16::from_f32(d));
         let different: Vec<_> = different.collect();
         assert!(host.iter().zip(&device).all(|(&h, &d)| (h > BACKGROUND) == (d > BACKGROUND)));
@@ -259,7 +260,7 @@ fn training_from_a_cache_is_the_same_on_both_machines() {
     let preparation = Preprocessing { grid: [16; 3], spacing: Some(12.0), ..Preprocessing::default() };
     prepare(&path("heads"), &path("cache"), &preparation, |_| (), || ()).unwrap();
     let cache = Cache::open(&path("cache")).unwrap();
-    let devices = [("cpu", Device::Cpu), ("cuda", Device::Cuda(emulator(0, Async::Late)))];
+    let devices = [("cpu", Device::Cpu), ("cuda", Device::Cuda(emulator(SCHEDULES[0])))];
     let losses = devices.map(|(name, device)| {
         let (mut pretraining, mut tuning) = (Pretrain::default(), Finetune::default());
         for model in [&mut pretraining.model, &mut tuning.model] {
@@ -289,6 +290,19 @@ fn training_from_a_cache_is_the_same_on_both_machines() {
     assert!(losses[0].iter().all(|run| run.len() >= 6) && losses[0][0].len() == losses[1][0].len());
 }
 
+/// Else the folds of a cross-validation would fill a device one by one.
+#[test]
+fn a_program_that_is_dropped_leaves_its_memory() {
+    let driver = emulator(SCHEDULES[0]);
+    let [free, _] = driver.memory().unwrap();
+    let mut training =
+        Training::new(small(), 2, |tape, keep| Cuda::new(Rc::clone(&driver), tape, keep).unwrap());
+    training.step(0);
+    assert!(driver.memory().unwrap()[0] < free);
+    drop(training);
+    assert_eq!(driver.memory().unwrap()[0], free);
+}
+
 /// Ten volumes of 64 voxels, each filled with its number.
 struct Numbered(Vec<[f16; 64]>);
 
@@ -305,11 +319,12 @@ impl Volumes for Numbered {
 #[test]
 fn stored_volumes_reach_the_device_either_way() {
     let volumes = Numbered((0..10).map(|i| [f16::from_f32(i as f32); 64]).collect());
-    for memory in [1 << 20, 3000] {
+    // Beside a batch of 256 bytes: all 1280, or two batches more.
+    for (memory, taken) in [(1 << 20, 256 + 1280), (1600, 256 + 2 * 256)] {
         let mut tape = Tape::default();
         let stored = tape.input_as(&[2, 64], Dtype::Stored);
-        let emulator = Emulator::new(Schedule::default()).with_memory(memory);
-        let mut cuda = Cuda::new(Rc::new(emulator), tape, &[]).unwrap();
+        let driver: Rc<dyn Driver> = Rc::new(Emulator::new(Schedule::default()).with_memory(memory));
+        let mut cuda = Cuda::new(Rc::clone(&driver), tape, &[]).unwrap();
         for (now, next) in [([3, 4], Some([9, 0])), ([9, 0], Some([1, 1])), ([5, 6], None), ([1, 1], None)] {
             cuda.fill_stored(stored, &volumes, &now).unwrap();
             if let Some(next) = next {
@@ -321,5 +336,6 @@ fn stored_volumes_reach_the_device_either_way() {
             assert!(got[..64].iter().all(|v| *v == now[0] as f32), "{got:?}");
             assert!(got[64..].iter().all(|v| *v == now[1] as f32), "{got:?}");
         }
+        assert_eq!(driver.memory().unwrap(), [memory - taken, memory]);
     }
 }

@@ -4,19 +4,18 @@
 #![cfg(feature = "emulator")]
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::machine::driver::Extent;
-use gyrus::machine::emulator::{Async, Emulator, Schedule};
-use gyrus::machine::{Driver, cuda};
+use gyrus::machine::emulator::Schedule;
+use gyrus::machine::{Driver, Emulator, cuda};
 use half::bf16;
 use std::env;
 use std::ffi::c_void;
 use std::process::Command;
 
-/// The schedules that find what one of them can: in order and late, by priorities and early, at random.
-const SCHEDULES: [Schedule; 3] = [
-    Schedule { seed: 0, mode: Async::Late, workers: 1 },
-    Schedule { seed: 2, mode: Async::Early, workers: 1 },
-    Schedule { seed: 3, mode: Async::Random, workers: 1 },
-];
+mod schedules;
+mod tensor_map;
+
+use schedules::SCHEDULES;
+use tensor_map::TensorMap;
 
 /// What the report of a sanitizer, or the emulator, must say of a mistake.
 struct Planted {
@@ -219,35 +218,6 @@ fn product(run: &Run) -> cuda::Result<bool> {
     Ok(c == sum_of_products(&a, &b))
 }
 
-#[repr(C, align(128))]
-struct TensorMap([u8; 128]);
-
-unsafe extern "C" {
-    fn emu_tensor_map(
-        map: *mut TensorMap,
-        element_bytes: u32,
-        rank: u32,
-        tensor: *const c_void,
-        extent: *const u64,
-        stride: *const u64,
-        box_: *const u32,
-        swizzle_128b: u32,
-    ) -> i32;
-}
-
-fn tensor_map(tensor: &[bf16]) -> TensorMap {
-    let mut map = TensorMap([0; 128]);
-    let extent = [TILE as u64, TILE as u64, (tensor.len() / TILE / TILE) as u64];
-    let stride = [2 * TILE as u64, 2 * (TILE * TILE) as u64];
-    let of_box = [TILE as u32, TILE as u32, 1];
-    let at = tensor.as_ptr().cast();
-    // SAFETY: the arrays have the rank's lengths, and the map has room for one.
-    let failed =
-        unsafe { emu_tensor_map(&mut map, 2, 3, at, extent.as_ptr(), stride.as_ptr(), of_box.as_ptr(), 1) };
-    assert_eq!(failed, 0);
-    map
-}
-
 /// A tensor at an address that is a multiple of 16, as maps want it.
 fn aligned(tiles: &[bf16]) -> Vec<u128> {
     bytemuck::cast_slice(tiles)
@@ -259,8 +229,8 @@ fn aligned(tiles: &[bf16]) -> Vec<u128> {
 fn ring(run: &Run) -> cuda::Result<bool> {
     let (a, b) = (tiles(7, 0), tiles(7, 5));
     let (a_there, b_there) = (aligned(&a), aligned(&b));
-    let mut a_map = tensor_map(bytemuck::cast_slice(&a_there));
-    let mut b_map = tensor_map(bytemuck::cast_slice(&b_there));
+    let map = |there: &[u128]| TensorMap::new(there, 3, [TILE, TILE, 7], TILE, [TILE, TILE, 1], true);
+    let (mut a_map, mut b_map) = (map(&a_there), map(&b_there));
     let mut c = vec![f32::NAN; TILE * TILE];
     let (mut c_at, mut count) = (c.as_mut_ptr(), 7_i32);
     let args = &mut [pointer(&mut a_map), pointer(&mut b_map), pointer(&mut c_at), pointer(&mut count)];

@@ -19,6 +19,8 @@ import statistics
 import subprocess
 import sys
 
+from host import processor, text_of
+
 HERE = pathlib.Path(__file__).resolve().parent
 OPS_SHOWN = 30  # of each case; run.jsonl has them all
 
@@ -27,18 +29,6 @@ def last_json(command):
     """The last line of what `command` prints, which is JSON in both programs."""
     out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(out.strip().splitlines()[-1])
-
-
-def text_of(command):
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True).stdout.strip()
-
-
-def processor():
-    try:
-        with open("/proc/cpuinfo") as f:
-            return next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
 
 
 def commit():

@@ -7,12 +7,12 @@ import json
 import math
 import os
 import platform
-import shutil
 import statistics
-import subprocess
 import time
 
 import torch
+
+from host import processor, text_of
 
 GROUP = 10  # calls that are queued at once
 BACKLOG_CYCLES = 6_000_000  # about 3 ms in which the host queues a group
@@ -115,22 +115,6 @@ class OtherLoad:
     def frac(self):
         spent = os.cpu_count() * (time.perf_counter() - self.start)
         return max(0.0, (self.machine() - self.busy - (time.process_time() - self.own)) / spent)
-
-
-def processor():
-    try:
-        with open("/proc/cpuinfo") as f:
-            return next(line.split(":")[1].strip() for line in f if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
-
-
-def text_of(command):
-    """What `command` prints; nothing where it is not installed or fails."""
-    if not shutil.which(command[0]):
-        return ""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def nvidia_smi():

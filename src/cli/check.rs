@@ -55,10 +55,16 @@ pub struct Args {
 /// # Errors
 /// A recording that cannot be read, a filter that fits nothing, or a device that this build has not.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
-    let passed = match (&args.reference, args.device.open()?) {
-        (Some(folder), _) => check_reference(args, folder)?,
-        (None, program::Device::Cpu) => check_cases(args)?,
-        (None, program::Device::Cuda(driver)) => check_kernels(args, &driver)?,
+    let passed = match &args.reference {
+        Some(folder) if matches!(args.device, Device::Auto | Device::Cpu) => check_reference(args, folder)?,
+        Some(_) => {
+            let device = args.device;
+            return Err(format!("--reference is computed on the CPU, in f64 and f32, not on {device}").into());
+        }
+        None => match args.device.open()? {
+            program::Device::Cpu => check_cases(args)?,
+            program::Device::Cuda(driver) => check_kernels(args, &driver)?,
+        },
     };
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -271,5 +277,7 @@ mod tests {
         let message = |args: &Args| run(args).unwrap_err().to_string();
         assert!(message(&args(Some("no such"), None)).contains("nothing is called like `no such`"));
         assert!(message(&args(None, Some("tests"))).contains("meta.json: cannot read"));
+        let elsewhere = Args { device: Device::Cuda(1), ..args(None, Some("tests/golden/tiny")) };
+        assert!(message(&elsewhere).contains("computed on the CPU, in f64 and f32, not on cuda:1"));
     }
 }

@@ -2,6 +2,7 @@
 //! have instead of one.
 use super::cuda::{Error, Result};
 use std::ffi::c_void;
+use std::rc::Rc;
 
 /// A kernel, ready to be launched.
 #[derive(Clone, Debug)]
@@ -33,28 +34,71 @@ pub struct Graph(pub usize);
 #[derive(Clone, Copy, Debug)]
 pub struct Moment(pub usize);
 
-/// Host memory that a device reads by itself, while the host goes on.
-#[derive(Clone, Copy, Debug)]
+/// Memory on a device, freed when it is dropped.
+pub struct Memory {
+    driver: Rc<dyn Driver>,
+    at: u64,
+}
+
+impl Memory {
+    /// Memory of `bytes` bytes, aligned to 256.
+    ///
+    /// # Errors
+    /// Too little memory, or what the driver says.
+    pub fn new(driver: &Rc<dyn Driver>, bytes: usize) -> Result<Memory> {
+        Ok(Memory { driver: Rc::clone(driver), at: driver.alloc(bytes)? })
+    }
+    /// Its address.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: `new` had the address from this driver, and this is its end.
+        unsafe { self.driver.free(self.at) };
+    }
+}
+
+/// Host memory that a device reads by itself, while the host goes on; freed when it is dropped.
 pub struct Pinned {
-    /// Where it begins.
-    pub at: *mut u8,
-    /// Bytes.
-    pub len: usize,
+    driver: Rc<dyn Driver>,
+    at: *mut u8,
+    len: usize,
 }
 
 impl Pinned {
-    /// The memory itself. Whoever holds two of them for one range vouches that they are not used at the same time.
+    /// Memory of `bytes` bytes for [`send`](Driver::send).
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn new(driver: &Rc<dyn Driver>, bytes: usize) -> Result<Pinned> {
+        Ok(Pinned { driver: Rc::clone(driver), at: driver.pin(bytes)?, len: bytes })
+    }
+    /// The memory, as it is sent.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `at` and `len` are those of a live allocation of the driver, all zero at first.
+        unsafe { std::slice::from_raw_parts(self.at, self.len) }
+    }
+    /// The memory, to be filled. What was sent from it has to have [arrived](Driver::finish_sending).
     pub fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: `at` and `len` are those of a live allocation of the driver, initialised by the system; `&mut self` is
-        // exclusive, but for copies, whose holders vouch for it.
+        // SAFETY: as in `bytes`; `&mut self` is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.at, self.len) }
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: `new` had the memory from this driver, and this is its end.
+        unsafe { self.driver.unpin(self.at, self.len) };
     }
 }
 
 /// Runs kernels on one device: one stream for kernels, one for copies from pinned memory.
 ///
 /// Addresses are the device's. Whoever passes one vouches that it lies, with all bytes that follow from the call, in
-/// memory that [`alloc`](Driver::alloc) returned; everything allocated is freed with the driver.
+/// [`Memory`] that is alive.
 pub trait Driver {
     /// What the device is called.
     fn name(&self) -> String;
@@ -62,10 +106,20 @@ pub trait Driver {
     fn processors(&self) -> usize;
     /// Bytes that are free and that there are.
     fn memory(&self) -> Result<[usize; 2]>;
-    /// Memory of `bytes` bytes, aligned to 256.
+    /// Memory of `bytes` bytes, aligned to 256, for [`Memory`].
     fn alloc(&self, bytes: usize) -> Result<u64>;
-    /// Host memory of `bytes` bytes for [`send`](Driver::send).
-    fn pinned(&self, bytes: usize) -> Result<Pinned>;
+    /// Frees what was allocated at `at`, once nothing that was launched uses it any more.
+    ///
+    /// # Safety
+    /// [`alloc`](Driver::alloc) gave the address, and nobody uses or frees it after this.
+    unsafe fn free(&self, at: u64);
+    /// Page-locked host memory of `bytes` bytes, all zero, for [`Pinned`].
+    fn pin(&self, bytes: usize) -> Result<*mut u8>;
+    /// Frees host memory, once nothing is sent from it any more.
+    ///
+    /// # Safety
+    /// [`pin`](Driver::pin) gave it for so many bytes, and nobody uses or frees it after this.
+    unsafe fn unpin(&self, at: *mut u8, bytes: usize);
     /// Writes `from` to the device. Returns when `from` may change.
     fn upload(&self, at: u64, from: &[u8]) -> Result<()>;
     /// Reads from the device what all launches before have left.
@@ -75,7 +129,7 @@ pub trait Driver {
     /// Copies on the device, in order with launches.
     fn copy(&self, from: u64, to: u64, len: usize) -> Result<()>;
     /// Copies the first `len` bytes of `from` to the device, beside running kernels, but not before the moment `after`.
-    fn send(&self, from: Pinned, len: usize, to: u64, after: Moment) -> Result<()>;
+    fn send(&self, from: &Pinned, len: usize, to: u64, after: Moment) -> Result<()>;
     /// Lets what is launched from now on wait for what was sent.
     fn await_sent(&self) -> Result<()>;
     /// Waits until everything sent has arrived, so that the pinned memory may change.
@@ -93,6 +147,8 @@ pub trait Driver {
     fn end_capture(&self) -> Result<Graph>;
     /// Runs what was captured.
     fn replay(&self, graph: Graph) -> Result<()>;
+    /// Gives up what was captured.
+    fn release(&self, graph: Graph);
     /// Marks the present moment on the compute stream.
     fn mark(&self) -> Result<Moment>;
     /// Moves a moment to the present.

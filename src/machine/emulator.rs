@@ -3,7 +3,8 @@
 use super::cuda::{ALIGN, Error, Result};
 use super::driver::{Driver, Extent, Graph, Kernel, Moment, Pinned, out_of_memory};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -65,8 +66,8 @@ pub struct Emulator {
     schedule: Schedule,
     memory: usize,
     names: RefCell<Vec<CString>>,
-    allocated: RefCell<Vec<(*mut u8, Layout)>>,
-    used: Cell<usize>,
+    /// The size of what was allocated, by address.
+    allocated: RefCell<HashMap<u64, Layout>>,
     /// The launches captured so far, while a capture is going on.
     capturing: RefCell<Option<Vec<Captured>>>,
     graphs: RefCell<Vec<Vec<Captured>>>,
@@ -78,6 +79,10 @@ struct Captured {
     kernel: usize,
     extent: Extent,
     args: Vec<Vec<u8>>,
+}
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes.max(1), ALIGN).expect("sizes are those of tensors")
 }
 
 /// The schedule is the emulator's, not a launch's: one at a time.
@@ -95,7 +100,6 @@ impl Emulator {
             memory: MEMORY,
             names: RefCell::default(),
             allocated: RefCell::default(),
-            used: Cell::new(0),
             capturing: RefCell::default(),
             graphs: RefCell::default(),
             moments: RefCell::default(),
@@ -103,23 +107,11 @@ impl Emulator {
     }
     /// The same with another amount of memory, in bytes.
     #[must_use]
-    pub fn with_memory(mut self, memory: usize) -> Self {
-        self.memory = memory;
-        self
+    pub fn with_memory(self, memory: usize) -> Self {
+        Emulator { memory, ..self }
     }
-    fn allocate(&self, bytes: usize) -> Result<*mut u8> {
-        if self.used.get() + bytes > self.memory {
-            return Err(out_of_memory(self, bytes));
-        }
-        let layout = Layout::from_size_align(bytes.max(1), ALIGN).expect("sizes are below 4 GiB");
-        // SAFETY: the layout's size is not zero.
-        let at = unsafe { alloc_zeroed(layout) };
-        if at.is_null() {
-            return Err(out_of_memory(self, bytes));
-        }
-        self.used.set(self.used.get() + bytes);
-        self.allocated.borrow_mut().push((at, layout));
-        Ok(at)
+    fn used(&self) -> usize {
+        self.allocated.borrow().values().map(Layout::size).sum()
     }
     fn run(&self, kernel: usize, extent: Extent, args: &mut [*mut c_void]) -> Result<()> {
         let name = self.names.borrow()[kernel].clone();
@@ -158,13 +150,34 @@ impl Driver for Emulator {
         PROCESSORS
     }
     fn memory(&self) -> Result<[usize; 2]> {
-        Ok([self.memory - self.used.get(), self.memory])
+        Ok([self.memory - self.used(), self.memory])
     }
     fn alloc(&self, bytes: usize) -> Result<u64> {
-        Ok(self.allocate(bytes)? as u64)
+        if self.used() + bytes > self.memory {
+            return Err(out_of_memory(self, bytes));
+        }
+        let layout = layout(bytes);
+        // SAFETY: the layout's size is not zero.
+        let at = unsafe { alloc_zeroed(layout) } as u64;
+        if at == 0 {
+            return Err(out_of_memory(self, bytes));
+        }
+        self.allocated.borrow_mut().insert(at, layout);
+        Ok(at)
     }
-    fn pinned(&self, bytes: usize) -> Result<Pinned> {
-        Ok(Pinned { at: self.allocate(bytes)?, len: bytes })
+    unsafe fn free(&self, at: u64) {
+        let layout = self.allocated.borrow_mut().remove(&at).expect("what is freed was allocated");
+        // SAFETY: allocated with this layout, and removed from what there is to free.
+        unsafe { dealloc(at as *mut u8, layout) };
+    }
+    fn pin(&self, bytes: usize) -> Result<*mut u8> {
+        // SAFETY: the layout's size is not zero.
+        let at = unsafe { alloc_zeroed(layout(bytes)) };
+        if at.is_null() { Err(out_of_memory(self, bytes)) } else { Ok(at) }
+    }
+    unsafe fn unpin(&self, at: *mut u8, bytes: usize) {
+        // SAFETY: the caller vouches that `pin` allocated it with this layout.
+        unsafe { dealloc(at, layout(bytes)) };
     }
     fn upload(&self, at: u64, from: &[u8]) -> Result<()> {
         // SAFETY: the range is the caller's to vouch for.
@@ -186,9 +199,8 @@ impl Driver for Emulator {
         unsafe { std::ptr::copy(from as *const u8, to as *mut u8, len) };
         Ok(())
     }
-    fn send(&self, from: Pinned, len: usize, to: u64, _: Moment) -> Result<()> {
-        assert!(len <= from.len, "{len} bytes of a buffer of {}", from.len);
-        self.copy(from.at as u64, to, len)
+    fn send(&self, from: &Pinned, len: usize, to: u64, _: Moment) -> Result<()> {
+        self.upload(to, &from.bytes()[..len])
     }
     fn await_sent(&self) -> Result<()> {
         Ok(())
@@ -236,6 +248,9 @@ impl Driver for Emulator {
         }
         Ok(())
     }
+    fn release(&self, graph: Graph) {
+        self.graphs.borrow_mut()[graph.0].clear();
+    }
     fn mark(&self) -> Result<Moment> {
         let mut moments = self.moments.borrow_mut();
         moments.push(Instant::now());
@@ -251,15 +266,6 @@ impl Driver for Emulator {
     }
     fn synchronise(&self) -> Result<()> {
         Ok(())
-    }
-}
-
-impl Drop for Emulator {
-    fn drop(&mut self) {
-        for (at, layout) in self.allocated.take() {
-            // SAFETY: allocated with this layout, freed here only.
-            unsafe { dealloc(at, layout) };
-        }
     }
 }
 

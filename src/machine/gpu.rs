@@ -23,10 +23,8 @@ pub struct Gpu {
     /// Per image of kernels: not looked at yet, without code for this device, or loaded.
     modules: RefCell<Vec<Module>>,
     functions: RefCell<Vec<CudaFunction>>,
-    graphs: RefCell<Vec<CudaGraph>>,
+    graphs: RefCell<Vec<Option<CudaGraph>>>,
     moments: RefCell<Vec<CudaEvent>>,
-    allocated: RefCell<Vec<u64>>,
-    pinned: RefCell<Vec<*mut c_void>>,
 }
 
 #[derive(Clone)]
@@ -76,8 +74,6 @@ impl Gpu {
                 functions: RefCell::default(),
                 graphs: RefCell::default(),
                 moments: RefCell::default(),
-                allocated: RefCell::default(),
-                pinned: RefCell::default(),
             })
         };
         open().map_err(failed(format!("opening CUDA device {ordinal}")))
@@ -129,22 +125,33 @@ impl Driver for Gpu {
         Ok([free, total])
     }
     fn alloc(&self, bytes: usize) -> Result<u64> {
-        // SAFETY: the size is not zero; the address is freed once, in `drop`.
+        // SAFETY: the size is not zero; whoever asks frees the address once.
         match unsafe { result::malloc_sync(bytes.max(ALIGN)) } {
-            Ok(at) => {
-                self.allocated.borrow_mut().push(at);
-                Ok(at)
-            }
+            Ok(at) => Ok(at),
             Err(DriverError(CUresult::CUDA_ERROR_OUT_OF_MEMORY)) => Err(out_of_memory(self, bytes)),
             Err(error) => Err(failed(format!("allocating {bytes} bytes"))(error)),
         }
     }
-    fn pinned(&self, bytes: usize) -> Result<Pinned> {
-        // SAFETY: plain page-locked memory (no flags), freed once, in `drop`.
-        let at = unsafe { result::malloc_host(bytes.max(1), 0) }
-            .map_err(failed(format!("page-locking {bytes} bytes of host memory")))?;
-        self.pinned.borrow_mut().push(at);
-        Ok(Pinned { at: at.cast(), len: bytes })
+    unsafe fn free(&self, at: u64) {
+        // An error has nowhere to go here; one of a launch before comes back from the next call too.
+        let _ = self.synchronise();
+        let _ = self.finish_sending();
+        // SAFETY: the address is the caller's to vouch for, and nothing runs any more.
+        let _ = unsafe { result::free_sync(at) };
+    }
+    fn pin(&self, bytes: usize) -> Result<*mut u8> {
+        // SAFETY: plain page-locked memory (no flags), as large as what is zeroed.
+        unsafe {
+            let at = result::malloc_host(bytes.max(1), 0)
+                .map_err(failed(format!("page-locking {bytes} bytes of host memory")))?;
+            std::ptr::write_bytes(at.cast::<u8>(), 0, bytes);
+            Ok(at.cast())
+        }
+    }
+    unsafe fn unpin(&self, at: *mut u8, _: usize) {
+        let _ = self.finish_sending();
+        // SAFETY: the memory is the caller's to vouch for, and nothing is sent from it any more.
+        let _ = unsafe { result::free_host(at.cast()) };
     }
     fn upload(&self, at: u64, from: &[u8]) -> Result<()> {
         // SAFETY: the range on the device is the caller's to vouch for; memory that is not page-locked has been read
@@ -168,17 +175,13 @@ impl Driver for Gpu {
         unsafe { result::memcpy_dtod_async(to, from, len, self.compute.cu_stream()) }
             .map_err(failed(format!("copying {len} bytes on the device")))
     }
-    fn send(&self, from: Pinned, len: usize, to: u64, after: Moment) -> Result<()> {
-        assert!(len <= from.len, "{len} bytes of a buffer of {}", from.len);
+    fn send(&self, from: &Pinned, len: usize, to: u64, after: Moment) -> Result<()> {
         let doing = || format!("sending {len} bytes to the device");
         self.copies.wait(&self.moments.borrow()[after.0]).map_err(failed(doing()))?;
-        // SAFETY: the memory is page-locked and lives as long as `self`; the caller changes it after
-        // `finish_sending` only; the range on the device is the caller's to vouch for.
-        unsafe {
-            let from = std::slice::from_raw_parts(from.at.cast_const(), len);
-            result::memcpy_htod_async(to, from, self.copies.cu_stream())
-        }
-        .map_err(failed(doing()))
+        // SAFETY: the memory is page-locked; it is changed after `finish_sending` only, and `unpin` waits for that too;
+        // the range on the device is the caller's to vouch for.
+        unsafe { result::memcpy_htod_async(to, &from.bytes()[..len], self.copies.cu_stream()) }
+            .map_err(failed(doing()))
     }
     fn await_sent(&self) -> Result<()> {
         self.compute.join(&self.copies).map_err(failed("waiting for copies"))
@@ -248,11 +251,16 @@ impl Driver for Gpu {
             })?;
         graph.upload().map_err(failed("uploading a graph"))?;
         let mut graphs = self.graphs.borrow_mut();
-        graphs.push(graph);
+        graphs.push(Some(graph));
         Ok(Graph(graphs.len() - 1))
     }
     fn replay(&self, graph: Graph) -> Result<()> {
-        self.graphs.borrow()[graph.0].launch().map_err(failed("replaying a graph"))
+        let graphs = self.graphs.borrow();
+        let graph = graphs[graph.0].as_ref().expect("a graph is replayed before it is released");
+        graph.launch().map_err(failed("replaying a graph"))
+    }
+    fn release(&self, graph: Graph) {
+        self.graphs.borrow_mut()[graph.0] = None;
     }
     fn mark(&self) -> Result<Moment> {
         let event = self
@@ -274,21 +282,5 @@ impl Driver for Gpu {
     }
     fn synchronise(&self) -> Result<()> {
         self.compute.synchronize().map_err(failed("waiting for the device"))
-    }
-}
-
-impl Drop for Gpu {
-    fn drop(&mut self) {
-        // Errors have nowhere to go here: the process is done with the device.
-        let _ = self.synchronise();
-        let _ = self.finish_sending();
-        for at in self.allocated.take() {
-            // SAFETY: allocated by `alloc`, freed here only, and nothing runs any more.
-            let _ = unsafe { result::free_sync(at) };
-        }
-        for at in self.pinned.take() {
-            // SAFETY: allocated by `pinned`, freed here only, and nothing runs any more.
-            let _ = unsafe { result::free_host(at) };
-        }
     }
 }

@@ -15,7 +15,7 @@ pub mod real;
 pub mod scratch;
 
 pub use cpu::Mem;
-pub use driver::Driver;
+pub use driver::{Driver, Memory};
 #[cfg(feature = "emulator")]
 pub use emulator::Emulator;
 pub use gemm::{Into, Mat, MatMut, Threads, for_each_head, for_each_tile, gemm, spread};

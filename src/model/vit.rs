@@ -98,17 +98,24 @@ pub fn norm(t: &mut Tape, name: &str, x: Tensor) -> Tensor {
 
 /// Records a linear layer to `outputs` channels with parameters under `name`.
 pub fn linear(t: &mut Tape, name: &str, x: Tensor, outputs: usize) -> Tensor {
-    let inputs = *t.shape(x).last().expect("x has an axis");
-    let (w, b) = linear_params(t, name, outputs, inputs);
-    let y = ops::linear(t, x, w, b);
-    t.name(y, name)
+    layer(t, name, x, outputs, ops::linear)
 }
 
 /// The same for outputs that are read out, such as an age: left in full precision.
 pub fn head(t: &mut Tape, name: &str, x: Tensor, outputs: usize) -> Tensor {
+    layer(t, name, x, outputs, ops::linear_real)
+}
+
+fn layer(
+    t: &mut Tape,
+    name: &str,
+    x: Tensor,
+    outputs: usize,
+    record: fn(&mut Tape, Tensor, Tensor, Tensor) -> Tensor,
+) -> Tensor {
     let inputs = *t.shape(x).last().expect("x has an axis");
     let (w, b) = linear_params(t, name, outputs, inputs);
-    let y = ops::linear_real(t, x, w, b);
+    let y = record(t, x, w, b);
     t.name(y, name)
 }
 

@@ -2,10 +2,10 @@
 use super::feed::{Feed, Volumes};
 use super::machine::Machine;
 use super::plan::{self, Plan, Widths};
-use crate::machine::Driver;
 use crate::machine::cpu::Permit;
 use crate::machine::cuda::{ALIGN, Element, Error, Place, Ptr, Result, Stream, mib};
 use crate::machine::driver::Graph;
+use crate::machine::{Driver, Memory};
 use crate::tape::{Dtype, Role, Tape, Tensor};
 use bytemuck::{cast_slice, cast_slice_mut};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
@@ -31,6 +31,14 @@ pub struct Cuda {
     guards: Vec<Guard>,
     /// Where stored volumes come from, once some were asked for.
     feed: Option<Feed>,
+    /// What `places` point into, and the workspace.
+    _memory: Vec<Memory>,
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        self.graphs.values().for_each(|&graph| self.driver.release(graph));
+    }
 }
 
 /// A range of guard bytes behind or before a tensor.
@@ -41,21 +49,21 @@ struct Guard {
 }
 
 /// What a program takes on a device, in bytes.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-pub struct Footprint {
+#[derive(Clone, Copy, Debug)]
+struct Footprint {
     /// Weights, gradients, moments and inputs.
-    pub kept: usize,
+    kept: usize,
     /// The bf16 copies of weights.
-    pub copies: usize,
+    copies: usize,
     /// The arena of temporaries.
-    pub arena: usize,
+    arena: usize,
     /// Where kernels work.
-    pub workspace: usize,
+    workspace: usize,
 }
 
 impl Footprint {
     /// All together.
-    pub fn total(&self) -> usize {
+    fn total(&self) -> usize {
         self.kept + self.copies + self.arena + self.workspace
     }
 }
@@ -88,15 +96,24 @@ fn copies(tape: &Tape) -> Vec<Option<usize>> {
     copies
 }
 
+/// The places of all tensors, from those of their roots: an address, and that of the bf16 copy of parameters.
+fn places(tape: &Tape, of_root: impl Fn(Tensor) -> (Ptr, Option<Ptr>)) -> Vec<Place> {
+    let place = |t: Tensor| {
+        let (whole, from) = root(tape, t);
+        let (at, copy) = of_root(whole);
+        Place {
+            element: element(tape.info(t).dtype),
+            at: at.offset(from * WIDTHS.of(tape.info(whole).dtype)),
+            copy: copy.map(|copy| copy.offset(from * size_of::<bf16>())),
+        }
+    };
+    (0..tape.tensors().len()).map(|i| place(Tensor::at(i))).collect()
+}
+
 /// A stream that has seen every operation's launches and knows the workspace they need.
 fn measured(driver: &Rc<dyn Driver>, tape: &Tape) -> Result<Stream> {
     let copies = copies(tape);
-    let place = |t: Tensor| Place {
-        element: element(tape.info(t).dtype),
-        at: Ptr::NULL,
-        copy: copies[root(tape, t).0.index()].map(|_| Ptr::NULL),
-    };
-    let places = (0..tape.tensors().len()).map(|i| place(Tensor::at(i))).collect();
+    let places = places(tape, |root| (Ptr::NULL, copies[root.index()].map(|_| Ptr::NULL)));
     let slots = |ts: Vec<Tensor>| ts.iter().map(|t| t.index()).collect();
     let permits = tape.ops().iter().map(|op| {
         let io = op.io();
@@ -111,15 +128,6 @@ fn measured(driver: &Rc<dyn Driver>, tape: &Tape) -> Result<Stream> {
 }
 
 impl Cuda {
-    /// What `tape` takes on a device like `driver`'s; temporaries in `keep` can be read after a run.
-    ///
-    /// # Errors
-    /// An operation without kernels.
-    pub fn footprint(driver: &Rc<dyn Driver>, tape: &Tape, keep: &[Tensor]) -> Result<Footprint> {
-        let plan = plan::plan(tape, &plan::lifetimes_without_scratch(tape, keep), WIDTHS);
-        let stream = measured(driver, tape)?;
-        Ok(Self::parts(tape, &plan, &stream))
-    }
     fn parts(tape: &Tape, plan: &Plan, stream: &Stream) -> Footprint {
         Footprint {
             kept: plan.kept,
@@ -137,8 +145,9 @@ impl Cuda {
         let plan = plan::plan(&tape, &plan::lifetimes_without_scratch(&tape, keep), WIDTHS);
         let stream = measured(&driver, &tape)?;
         let parts = Self::parts(&tape, &plan, &stream);
-        let base = driver.alloc(parts.total()).map_err(|error| explain(error, parts))?;
-        driver.fill(base, 0, parts.total())?;
+        let memory = Memory::new(&driver, parts.total()).map_err(|error| explain(error, parts))?;
+        let base = Ptr(memory.at());
+        driver.fill(base.0, 0, parts.total())?;
         let mut end = plan.bytes;
         let mut copies = copies(&tape);
         for copy in copies.iter_mut().flatten() {
@@ -146,17 +155,11 @@ impl Cuda {
             end += *copy;
             *copy = at;
         }
-        let places = (0..tape.tensors().len()).map(Tensor::at).map(|t| {
-            let (whole, from) = root(&tape, t);
-            let copy = copies[whole.index()].map(|at| Ptr(base).offset(at + from * size_of::<bf16>()));
-            Place {
-                element: element(tape.info(t).dtype),
-                at: Ptr(base).offset(plan.spans[t.index()].at),
-                copy,
-            }
+        let places = places(&tape, |root| {
+            let (at, copy) = (plan.spans[root.index()].at, copies[root.index()]);
+            (base.offset(at), copy.map(|at| base.offset(at)))
         });
-        let places = places.collect();
-        Ok(Self::ready(driver, tape, plan, stream, places, Ptr(base).offset(end)))
+        Ok(Self::ready(driver, tape, plan, stream, places, vec![memory], base.offset(end)))
     }
     fn ready(
         driver: Rc<dyn Driver>,
@@ -164,10 +167,12 @@ impl Cuda {
         plan: Plan,
         mut stream: Stream,
         places: Vec<Place>,
+        memory: Vec<Memory>,
         workspace: Ptr,
     ) -> Self {
         stream.begin(places.clone(), workspace);
-        Cuda { driver, tape, plan, stream, places, graphs: HashMap::new(), guards: Vec::new(), feed: None }
+        let (graphs, guards) = (HashMap::new(), Vec::new());
+        Cuda { driver, tape, plan, stream, places, graphs, guards, feed: None, _memory: memory }
     }
     /// Like [`new`](Self::new), but every tensor can be read after a run, begins as NaN (the largest index), and has
     /// memory of its own, between guard bytes if `guards` is set. An address sanitizer sees more without them.
@@ -179,10 +184,12 @@ impl Cuda {
         let plan = plan::plan(&tape, &plan::lifetimes_without_scratch(&tape, &every), WIDTHS);
         let stream = measured(&driver, &tape)?;
         let padding = if guards { GUARD.1 } else { 0 };
-        let mut watched = Vec::new();
+        let (mut watched, mut memory) = (Vec::new(), Vec::new());
         let mut own = |of: Tensor, len: usize| -> Result<Ptr> {
             let room = if guards { len.next_multiple_of(ALIGN) } else { len };
-            let base = driver.alloc(room + 2 * padding)?;
+            let own = Memory::new(&driver, room + 2 * padding)?;
+            let base = own.at();
+            memory.push(own);
             driver.fill(base, GUARD.0, room + 2 * padding)?;
             let at = base + padding as u64;
             driver.fill(at, 0xFF, len)?;
@@ -199,19 +206,14 @@ impl Cuda {
             let copy = copies[t.index()].map(|_| own(t, tape.len(t) * size_of::<bf16>())).transpose()?;
             roots[t.index()] = Some((at, copy));
         }
-        let places = every.iter().map(|&t| {
-            let (whole, from) = root(&tape, t);
-            let (at, copy) = roots[whole.index()].expect("a root has been given memory");
-            Place {
-                element: element(tape.info(t).dtype),
-                at: at.offset(from * WIDTHS.of(tape.info(whole).dtype)),
-                copy: copy.map(|copy: Ptr| copy.offset(from * size_of::<bf16>())),
-            }
-        });
-        let places = places.collect();
-        let workspace = Ptr(driver.alloc(stream.workspace_bytes())?);
-        driver.fill(workspace.0, 0xFF, stream.workspace_bytes())?;
-        Ok(Cuda { guards: watched, ..Self::ready(driver, tape, plan, stream, places, workspace) })
+        let places = places(&tape, |root| roots[root.index()].expect("a root has been given memory"));
+        let workspace = Memory::new(&driver, stream.workspace_bytes())?;
+        let at = Ptr(workspace.at());
+        driver.fill(at.0, 0xFF, stream.workspace_bytes())?;
+        memory.push(workspace);
+        let mut cuda = Self::ready(driver, tape, plan, stream, places, memory, at);
+        cuda.guards = watched;
+        Ok(cuda)
     }
     /// The tensors of a [checked](Self::checked) program beside which something was written.
     ///
@@ -227,10 +229,6 @@ impl Cuda {
             }
         }
         Ok(damaged)
-    }
-    /// The device's driver.
-    pub fn driver(&self) -> &Rc<dyn Driver> {
-        &self.driver
     }
     /// What lies in a tensor, as bytes.
     ///

@@ -2,7 +2,7 @@
 //! batch while the present one is computed.
 use crate::machine::cuda::{Error, Result};
 use crate::machine::driver::{Moment, Pinned};
-use crate::machine::{Driver, cuda};
+use crate::machine::{Driver, Memory};
 use bytemuck::cast_slice;
 use half::f16;
 use rayon::prelude::*;
@@ -22,7 +22,7 @@ const SHARE: f64 = 0.8;
 /// Where a machine's stored volumes come from.
 pub(super) enum Feed {
     /// All volumes have room on the device; each is uploaded when it is first asked for.
-    Resident { base: u64, uploaded: Vec<bool> },
+    Resident { memory: Memory, uploaded: Vec<bool> },
     /// Two batches have room on the device, and in page-locked memory.
     Streamed([Batch; 2]),
 }
@@ -30,7 +30,7 @@ pub(super) enum Feed {
 /// A batch on its way.
 pub(super) struct Batch {
     pinned: Pinned,
-    at: u64,
+    memory: Memory,
     numbers: Vec<usize>,
     /// When it was last copied from, and so may be written over.
     free: Moment,
@@ -42,15 +42,15 @@ impl Feed {
         let each = size_of_val(from.volume(0));
         let all = each * from.count();
         if (all as f64) < SHARE * driver.memory()?[0] as f64 {
-            match driver.alloc(all) {
-                Ok(base) => return Ok(Feed::Resident { base, uploaded: vec![false; from.count()] }),
+            match Memory::new(driver, all) {
+                Ok(memory) => return Ok(Feed::Resident { memory, uploaded: vec![false; from.count()] }),
                 Err(Error::OutOfMemory { .. }) => {} // no piece is that large
                 Err(error) => return Err(error),
             }
         }
         let room = || -> Result<Batch> {
-            let (pinned, at) = (driver.pinned(each * batch)?, driver.alloc(each * batch)?);
-            Ok(Batch { pinned, at, numbers: Vec::new(), free: driver.mark()? })
+            let (pinned, memory) = (Pinned::new(driver, each * batch)?, Memory::new(driver, each * batch)?);
+            Ok(Batch { pinned, memory, numbers: Vec::new(), free: driver.mark()? })
         };
         Ok(Feed::Streamed([room()?, room()?]))
     }
@@ -74,7 +74,7 @@ impl Feed {
         batch.pinned.bytes_mut()[..len].par_chunks_exact_mut(each).zip(numbers).for_each(|(to, &number)| {
             to.copy_from_slice(cast_slice(from.volume(number)));
         });
-        driver.send(batch.pinned, len, batch.at, batch.free)?;
+        driver.send(&batch.pinned, len, batch.memory.at(), batch.free)?;
         batch.numbers = numbers.to_vec();
         Ok(())
     }
@@ -85,13 +85,13 @@ impl Feed {
         from: &dyn Volumes,
         numbers: &[usize],
         to: u64,
-    ) -> cuda::Result<()> {
+    ) -> Result<()> {
         self.prefetch(driver, from, numbers)?;
         let each = size_of_val(from.volume(0));
         match self {
-            Feed::Resident { base, uploaded } => {
+            Feed::Resident { memory, uploaded } => {
                 for (place, &number) in numbers.iter().enumerate() {
-                    let at = *base + (number * each) as u64;
+                    let at = memory.at() + (number * each) as u64;
                     if !uploaded[number] {
                         driver.upload(at, cast_slice(from.volume(number)))?;
                         uploaded[number] = true;
@@ -104,7 +104,7 @@ impl Feed {
                 let batch = batches.iter_mut().find(|batch| batch.numbers == numbers);
                 let batch = batch.expect("it was sent above");
                 driver.await_sent()?;
-                driver.copy(batch.at, to, each * numbers.len())?;
+                driver.copy(batch.memory.at(), to, each * numbers.len())?;
                 driver.mark_again(batch.free)
             }
         }

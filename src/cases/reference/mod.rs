@@ -7,7 +7,7 @@ mod pretraining;
 
 pub use folder::Error;
 
-use super::gradcheck::F32_BOUND;
+use super::gradcheck::{F32_BOUND, larger};
 use crate::tape::Precision;
 use folder::Folder;
 use std::path::Path;
@@ -133,8 +133,5 @@ impl Errors {
 /// NaN if there is a NaN.
 fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len(), "shapes are checked when files are read");
-    a.iter().zip(b).fold(0.0, |worst: f64, (a, b)| {
-        let difference = (a - b).abs();
-        if difference.is_nan() || worst.is_nan() { f64::NAN } else { worst.max(difference) }
-    })
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, larger)
 }

@@ -1,6 +1,6 @@
 //! What a machine can reach at best, measured before anything is compared with it.
 use crate::machine::philox::{Philox, Purpose};
-use crate::machine::{Driver, Into, Mat, MatMut, Threads, cuda, gemm};
+use crate::machine::{Driver, Into, Mat, MatMut, Memory, Threads, cuda, gemm};
 use crate::ops;
 use crate::program::{Cuda, Device, Machine};
 use crate::tape::{Dtype, Tape};
@@ -25,7 +25,7 @@ impl Ceilings {
                 Ok(Ceilings { gflops, gbs: None })
             }
             Device::Cuda(driver) => {
-                Ok(Ceilings { gflops: device_product(driver)?, gbs: Some(device_copy(&**driver)?) })
+                Ok(Ceilings { gflops: device_product(driver)?, gbs: Some(device_copy(driver)?) })
             }
         }
     }
@@ -70,13 +70,13 @@ fn device_product(driver: &Rc<dyn Driver>) -> cuda::Result<f64> {
 }
 
 /// GB/s of a copy on the device.
-fn device_copy(driver: &dyn Driver) -> cuda::Result<f64> {
-    let bytes = if large(driver)? { 1 << 30 } else { 1 << 20 };
-    let (from, to) = (driver.alloc(bytes)?, driver.alloc(bytes)?);
-    driver.fill(from, 0x3C, bytes)?;
+fn device_copy(driver: &Rc<dyn Driver>) -> cuda::Result<f64> {
+    let bytes = if large(&**driver)? { 1 << 30 } else { 1 << 20 };
+    let (from, to) = (Memory::new(driver, bytes)?, Memory::new(driver, bytes)?);
+    driver.fill(from.at(), 0x3C, bytes)?;
     let once = || {
         let start = driver.mark()?;
-        driver.copy(from, to, bytes)?;
+        driver.copy(from.at(), to.at(), bytes)?;
         driver.microseconds(start, driver.mark()?)
     };
     once()?;

@@ -1,7 +1,7 @@
 //! Each operation of a training step, by itself.
 use super::ceilings::Ceilings;
 use crate::cases::{TrainingStep, timed::Kind};
-use crate::machine::cuda;
+use crate::machine::{Memory, cuda};
 use crate::program::{Device, cuda::WIDTHS, plan::Widths};
 use serde::Serialize;
 
@@ -31,15 +31,15 @@ pub(super) fn measure(
     machine.run()?;
     let flush = match device {
         Device::Cpu => None,
-        Device::Cuda(driver) => Some((driver, driver.alloc(FLUSH)?)),
+        Device::Cuda(driver) => Some((driver, Memory::new(driver, FLUSH)?)),
     };
     let widths = if flush.is_some() { WIDTHS } else { Widths::host::<f32>() };
     let mut found = Vec::new();
     for kind in step.kinds(widths) {
         let ops = kind.first..kind.first + 1;
         let mut once = || {
-            if let Some((driver, at)) = flush {
-                driver.fill(at, 0x3C, FLUSH)?;
+            if let Some((driver, memory)) = &flush {
+                driver.fill(memory.at(), 0x3C, FLUSH)?;
             }
             Ok(machine.time_ops(ops.clone())?.as_secs_f64() * 1e6)
         };
