@@ -16,7 +16,7 @@ fn ops(c: &mut Criterion) {
             flops => Throughput::Elements(flops),
         });
         // Kinds can differ in a shape that the name does not show, and criterion wants names that differ.
-        let name = format!("{number:02} {}", kind.shape);
+        let name = format!("{number:02} {}", kind.shape());
         group.bench_function(name, |b| b.iter(|| machine.run_ops(kind.first..kind.first + 1)));
     }
 }

@@ -24,7 +24,7 @@ impl Sanitizer {
             "" => Sanitizer { define: None, flags: &[] },
             "address" => Sanitizer {
                 define: Some("EMU_ASAN"),
-                // Undefined behaviour too: x86 forgives an unaligned vector, a GPU does not.
+                // Undefined behaviour too.
                 flags: &[
                     "-fsanitize=address,undefined",
                     "-fno-sanitize=vptr",

@@ -189,7 +189,7 @@ __device__ __forceinline__ void key_grad(Sums<1, 8>& dk, Sums<1, 8>& dv, const O
   multiply_nt(ds, v, dy_tile);
 #pragma unroll
   for (int n = 0; n < SLICE / 8; n++) {
-    const float4 two = *reinterpret_cast<const float4*>(statistics + n * 8 + lane_id() % 4 * 2);
+    const float4 two = *vector_at<const float4>(statistics + n * 8 + lane_id() % 4 * 2);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       p[0][n][i] = ptx::exp2_approx(fmaf(p[0][n][i], scale2, i % 2 ? -two.z : -two.x));

@@ -91,7 +91,7 @@ __device__ __forceinline__ void store_rows(
       for (int half = 0; half < 2; half++) {
         const int r = m * 16 + half * 8 + lane / 4;
         bf16* at = tile + tile_at<COLUMNS>(r, n) + lane % 4 * 2;
-        *reinterpret_cast<uint32_t*>(at) = a[m][n / 2][n % 2 * 2 + half];
+        *vector_at<uint32_t>(at) = a[m][n / 2][n % 2 * 2 + half];
       }
   __syncwarp();
   const int chunk = lane % 8;

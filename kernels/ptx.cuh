@@ -278,6 +278,16 @@ __device__ __forceinline__ uint64_t desc_sw128(uint32_t tile, uint32_t lead, uin
 
 }  // namespace ptx
 
+// The V at `pointer`, a multiple of V's size. All accesses by vectors go through here: a GPU ends a kernel that has
+// another address, the emulator's processor would forgive it.
+template <class V, class T>
+__device__ __forceinline__ V* vector_at(T* pointer) {
+#ifdef CUDA_EMU
+  emu::expect_aligned(pointer, sizeof(V));
+#endif
+  return reinterpret_cast<V*>(pointer);
+}
+
 // Blocks are one-dimensional.
 __device__ __forceinline__ int lane_id() {
   return threadIdx.x % 32;

@@ -8,6 +8,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "ptx.cuh"
+
 using bf16 = __nv_bfloat16;
 
 // Elements of T in a vector.
@@ -23,22 +25,22 @@ __device__ __forceinline__ uint4 zeros() {
 
 template <class T>
 __device__ __forceinline__ uint4 load(const T* from) {
-  return *reinterpret_cast<const uint4*>(from);
+  return *vector_at<const uint4>(from);
 }
 
 template <class T>
 __device__ __forceinline__ uint4 load_once(const T* from) {
-  return __ldcs(reinterpret_cast<const uint4*>(from));
+  return __ldcs(vector_at<const uint4>(from));
 }
 
 template <class T>
 __device__ __forceinline__ void store(T* to, uint4 bits) {
-  *reinterpret_cast<uint4*>(to) = bits;
+  *vector_at<uint4>(to) = bits;
 }
 
 template <class T>
 __device__ __forceinline__ void store_once(T* to, uint4 bits) {
-  __stcs(reinterpret_cast<uint4*>(to), bits);
+  __stcs(vector_at<uint4>(to), bits);
 }
 
 // --- Its numbers -------------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ __device__ __forceinline__ void load(const float* from, float (&x)[4]) {
 
 // Two vectors: parameters in f32 beside activations in bf16.
 __device__ __forceinline__ void load(const float* from, float (&x)[8]) {
-  const float4* vectors = reinterpret_cast<const float4*>(from);
+  const float4* vectors = vector_at<const float4>(from);
   const float4 a = vectors[0], b = vectors[1];
   x[0] = a.x, x[1] = a.y, x[2] = a.z, x[3] = a.w;
   x[4] = b.x, x[5] = b.y, x[6] = b.z, x[7] = b.w;
@@ -110,7 +112,7 @@ __device__ __forceinline__ void store(float* to, const float (&x)[4]) {
 
 // Two vectors.
 __device__ __forceinline__ void store(float* to, const float (&x)[8]) {
-  float4* vectors = reinterpret_cast<float4*>(to);
+  float4* vectors = vector_at<float4>(to);
   vectors[0] = make_float4(x[0], x[1], x[2], x[3]);
   vectors[1] = make_float4(x[4], x[5], x[6], x[7]);
 }
@@ -121,7 +123,7 @@ __device__ __forceinline__ void store_once(float* to, const float (&x)[4]) {
 
 // Half a vector: a bf16 copy beside a vector of f32.
 __device__ __forceinline__ void store(bf16* to, const float (&x)[4]) {
-  *reinterpret_cast<uint2*>(to) = make_uint2(pack(x[0], x[1]), pack(x[2], x[3]));
+  *vector_at<uint2>(to) = make_uint2(pack(x[0], x[1]), pack(x[2], x[3]));
 }
 
 // In pairs: shorter chains than one after the other, and smaller errors.

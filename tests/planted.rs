@@ -55,7 +55,11 @@ const PLANTED: [Planted; 16] = [
         kernel: "planted_unaligned",
         bug: 1,
         run: unaligned,
-        found_by: &[("address", "misaligned address")],
+        found_by: &[
+            ("", "which is not a multiple of its size"),
+            ("address", "which is not a multiple of its size"),
+            ("thread", "which is not a multiple of its size"),
+        ],
     },
     Planted { kernel: "planted_blocks_add", bug: 1, run: blocks_add, found_by: &[("thread", RACE)] },
     Planted { kernel: "planted_last_block", bug: 1, run: last_block, found_by: &[("thread", RACE)] },

@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 
+import shapes
 from host import processor, text_of
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -176,7 +177,7 @@ def print_ops(run):
     for case in run.cases("ops"):
         ours, best = {}, {}
         for line in run.lines("ops", case, "gyrus"):
-            ours |= {key_of(op): op for op in line.get("ops", [line]) if "op" in op}
+            ours |= {key_of(op): op for op in shapes.of(line)}
         for line in run.lines("ops", case, "peer"):
             known = best.get(key_of(line))
             if not line.get("partial") and (known is None or line["us"] < known["us"]):

@@ -4,8 +4,8 @@
     peer_ops.py --device cuda --preset base --grid 160 192 160 --batch 32
     gyrus bench ops --json .. > ops.json; peer_ops.py --device cuda --shapes ops.json
 
-`--shapes` reads a list of `{"op": .., "shape": {..}}`, or an object that has one as `ops`; without it the shapes are
-those of a preset's step. Prints a JSON line for each way to do an operation:
+`--shapes` reads that, or a list of `{"op": .., "shape": {..}}`; without it the shapes are those of a preset's step.
+Prints a JSON line for each way to do an operation:
 
     {"op": "linear", "shape": {"rows": .., "n": .., "k": ..}, "variant": "eager", "us": .., "tflops": .., "gbs": ..}
 
@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch.nn.attention import sdpa_kernel
 
 import measure
+import shapes
 from measure import uniform
 from peer_mae import PRESETS, SDPA, MASK_RATIO, make_optimiser, patchify, reconstruction_loss, take
 
@@ -484,7 +485,7 @@ def merged(entries):
 def from_file(path):
     with sys.stdin if path == "-" else open(path) as f:
         read = json.load(f)
-    return merged(read["ops"] if isinstance(read, dict) else read)
+    return merged(shapes.of(read) if isinstance(read, dict) else read)
 
 
 def costliest_first(entries):

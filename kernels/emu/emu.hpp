@@ -67,6 +67,12 @@ extern __thread Thread* current;
 // Ends the launch with a message. The thread that called does not go on.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
+inline void expect_aligned(const void* pointer, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(pointer) % bytes != 0) {
+    fail("a vector of %zu bytes at %p, which is not a multiple of its size", bytes, pointer);
+  }
+}
+
 void* dynamic_shared();
 uint32_t shared_address(const void* pointer);
 

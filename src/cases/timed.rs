@@ -127,7 +127,8 @@ impl TrainingStep {
             if at == next {
                 kinds.push(Kind {
                     name: op.name(),
-                    shape: format!("{} -> {}", largest(&reads), largest(&writes)),
+                    reads,
+                    writes,
                     first: i,
                     times: 0,
                     flops: op.flops(),
@@ -192,8 +193,10 @@ fn finetuning(t: &mut Tape, inputs: &mut Inputs, setup: &Setup) -> Tensor {
 pub struct Kind {
     /// The operation's name.
     pub name: &'static str,
-    /// The shapes of the largest tensors it reads and writes.
-    pub shape: String,
+    /// The shapes of the tensors it reads, in the operation's order.
+    pub reads: Vec<Vec<usize>>,
+    /// Of those it writes.
+    pub writes: Vec<Vec<usize>>,
     /// The first operation of this kind on the tape.
     #[serde(skip)]
     pub first: usize,
@@ -203,6 +206,13 @@ pub struct Kind {
     pub flops: u64,
     /// Bytes of all tensors it reads and writes.
     pub bytes: u64,
+}
+
+impl Kind {
+    /// The shapes of the largest tensors it reads and writes.
+    pub fn shape(&self) -> String {
+        format!("{} -> {}", largest(&self.reads), largest(&self.writes))
+    }
 }
 
 fn largest(shapes: &[Vec<usize>]) -> String {

@@ -88,12 +88,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 EMU_KERNEL(planted_shared_overrun)
 
-// y[i] = x[i] by fours. Bug: vectors that are not aligned to their size, which x86 reads and a GPU does not.
+// y[i] = x[i] by fours. Bug: vectors that are not aligned to their size.
 extern "C" __global__ void __launch_bounds__(THREADS)
     planted_unaligned(const float* __restrict__ x, float* __restrict__ y, int n, int bug) {
   const int first = bug ? 1 : 0;
   for (int i = first + 4 * threadIdx.x; i + 4 <= n; i += 4 * THREADS) {
-    *reinterpret_cast<float4*>(y + i) = *reinterpret_cast<const float4*>(x + i);
+    *vector_at<float4>(y + i) = *vector_at<const float4>(x + i);
   }
 }
 EMU_KERNEL(planted_unaligned)

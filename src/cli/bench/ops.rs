@@ -78,7 +78,7 @@ pub(super) fn print(found: &[TimedKind]) {
         println!(
             "{:20} {:34} {:5} {us_min:10.1} {us_median:10.1} {:6.1}% {speed:7.1} {unit:7} {ceiling:>8}",
             kind.name,
-            kind.shape,
+            kind.shape(),
             kind.times,
             100.0 * us_median * kind.times as f64 / total,
         );
