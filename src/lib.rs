@@ -5,8 +5,8 @@
 //!
 //! **An engine for numerical programs.** There is one notion, the operation ([`tape::Op`]), and four steps: model code
 //! *records* operations on a [`tape::Tape`]; [`program::backward`] *differentiates* by recording more of them; a
-//! [`program::plan`] gives every temporary a place in one arena; a machine ([`program::Cpu`]) *replays* the list, as
-//! often as one likes, allocating no tensors. The loss, its gradients, clipping and AdamW are one program.
+//! [`program::plan`] gives every temporary a place in one arena; a machine ([`program::Cpu`], [`program::Cuda`])
+//! *replays* the list, as often as one likes, allocating no tensors. The loss, its gradients, clipping and AdamW are one program.
 //!
 //! ```
 //! use gyrus::{ops, program::{Cpu, backward}, tape::Tape};
@@ -27,8 +27,9 @@
 //! ```
 //!
 //! Every operation of [`ops`] is defined once, generically, and computed in `f64` (the reference its gradient is
-//! checked in) and in `f32` (the product). [`cases`] has the one table of checks: gradients against differences, `f32`
-//! against `f64`, whole training steps against another implementation. `examples/new_operation.rs` adds an operation.
+//! checked in) and in `f32` (the product); its kernels compute it on a GPU, in bf16 with sums in f32. [`cases`] has the
+//! one table of checks: gradients against differences, `f32` against `f64`, kernels against `f64`, whole training steps
+//! against another implementation. `examples/new_operation.rs` adds an operation.
 //!
 //! **The way of a scan.** [`image`] reads NIfTI and prepares one scan; [`data`] finds the scans of a dataset, prepares
 //! them into a memory-mapped cache, splits them by subject and changes them at random while training.

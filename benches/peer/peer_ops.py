@@ -394,6 +394,12 @@ OPERATIONS = dict(
 )
 
 
+def block_params(dim, depth):
+    """The elements of each parameter of so many transformer blocks."""
+    linears = [3 * dim * dim, 3 * dim, dim * dim, dim, 4 * dim * dim, 4 * dim, 4 * dim * dim, dim]
+    return (linears + 4 * [dim]) * depth
+
+
 def of_preset(mode, preset, grid, patch, batch):
     """The operations of a preset's step, as gyrus records them, each with how often a step does it."""
     (dim, depth, n_heads), (ddim, ddepth, dheads) = PRESETS[preset]
@@ -434,13 +440,13 @@ def of_preset(mode, preset, grid, patch, batch):
     for op in ("embed_tokens", "embed_tokens_grad"):
         add(op, batch=batch, tokens=tokens, kept=kept, dim=dim)
     add_blocks(1 + kept, dim, depth, n_heads)
-    params = dim * values + dim + dim + depth * (12 * dim * dim + 13 * dim)
+    params = [dim * values, dim, dim] + block_params(dim, depth)
     if mode == "finetune":
         for op in ("mean_pool", "mean_pool_grad"):
             add(op, batch=batch, length=1 + tokens, dim=dim)
         add_norm(batch, dim, 1, False)
         add_plain(batch, 1, dim)
-        params += 2 * dim + dim + 1
+        params += [dim, dim, dim, 1]
     else:
         removed, length = tokens - kept, 1 + tokens
         add_norm(batch * (1 + kept), dim, 1, False)
@@ -454,16 +460,10 @@ def of_preset(mode, preset, grid, patch, batch):
         add_plain(batch * removed, values, ddim)
         for op in ("reconstruction_loss", "reconstruction_loss_grad"):
             add(op, batch=batch, grid=list(grid), patch=patch, count=removed)
-        params += (
-            2 * dim
-            + ddim * dim
-            + ddim
-            + ddim
-            + ddepth * (12 * ddim * ddim + 13 * ddim)
-            + 2 * ddim
-            + values * ddim
-            + values
-        )
+        params += [dim, dim, ddim * dim, ddim, ddim] + block_params(ddim, ddepth)
+        params += [ddim, ddim, values * ddim, values]
+    # Each parameter begins at a multiple of this many elements.
+    params = sum(-(-n // 16) * 16 for n in params)
     add("grad_norm", params=params)
     add("adamw", params=params)
     return merged(found)
