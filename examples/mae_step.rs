@@ -10,6 +10,7 @@ use gyrus::tape::Tape;
 fn main() -> Result<()> {
     let mae = Mae {
         encoder: Encoder {
+            modalities: vec!["T1w".into()],
             grid: [32, 40, 32],
             patch: 8,
             shape: Shape { dim: 96, depth: 3, heads: 3 },
@@ -23,30 +24,31 @@ fn main() -> Result<()> {
 
     // 1. Record: names for values, a list of operations, nothing computed.
     let mut t = Tape::default();
-    let inputs = mae.inputs(&mut t, 1, removed);
-    let model = mae.record(&mut t, inputs);
+    let inputs = mae.inputs(&mut t, 1);
+    let target = inputs.targets[0];
+    let loss = mae.record(&mut t, &inputs).losses[0].loss;
 
     // 2. Differentiate: the gradient is more operations on the same tape, and so is the optimiser.
     let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
-    let optimiser = Optimiser::record(&mut t, model.loss.loss, recipe, |_| 1.0);
+    let optimiser = Optimiser::record(&mut t, &[(loss, 1.0)], recipe, |_| 1.0);
 
     // 3. Plan: every tensor gets its place in one allocation, the last there will be.
-    let weights = first_weights(&t, mae.encoder.patches().grid(), 1);
-    let mut cpu = Cpu::<f32>::new(t, &[model.loss.loss]);
+    let weights = first_weights(&t, &mae.encoder, 1);
+    let mut cpu = Cpu::<f32>::new(t, &[loss]);
     println!("{} operations, {} KiB", cpu.tape().ops().len(), cpu.plan().bytes / 1024);
     cpu.load(&weights)?;
     cpu.view(inputs.volume).copy_from_slice(&phantom(mae.encoder.grid));
-    cpu.write(inputs.weight, &vec![1.0; removed]);
+    cpu.write(target.weight, &vec![1.0; removed]);
 
     // 4. Replay: masks, rates and volumes are data, so the same program runs every step.
     for step in 0..20 {
         let noise: Vec<f64> = (0..mae.tokens()).map(|i| ((i as u64 * 37 + step * 11) % 83) as f64).collect();
         let mask = random_masking(&noise, mae.kept());
-        cpu.write_indices(inputs.ids_keep, mask.ids_keep());
-        cpu.write_indices(inputs.ids_restore, &mask.ids_restore);
-        cpu.write_indices(inputs.ids_predict, mask.ids_removed());
+        cpu.write_indices(inputs.visible.ids, mask.ids_keep());
+        cpu.write_indices(inputs.ids_shuffle, &mask.ids_shuffle);
+        cpu.write_indices(target.ids, mask.ids_removed());
         optimiser.update(&mut cpu, step, 2e-3)?;
-        println!("step {step:2}: loss {:.4}", cpu.read(model.loss.loss)[0]);
+        println!("step {step:2}: loss {:.4}", cpu.read(loss)[0]);
     }
     Ok(())
 }

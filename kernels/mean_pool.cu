@@ -1,5 +1,5 @@
-// y[b] = mean over i >= skip of x[b, i]: the mean of a sample's tokens, without the class token. Rows are a
-// multiple of 8 long. Bound by memory: x is read once, or dx written once.
+// y[b] = mean over skip <= i < lengths[b] of x[b, i]: the mean of a sample's tokens, without the class token. Rows
+// are a multiple of 8 long. Bound by memory: x is read once, or dx written once.
 #include "ptx.cuh"
 #include "reduce.cuh"
 #include "vec.cuh"
@@ -14,30 +14,34 @@ constexpr int GRAD_ROWS = 8;   // that a warp writes
 
 // A block (columns, sample): each warp sums every WARPS-th token, then the warps' sums are added in order.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) mean_pool(
-    const bf16* __restrict__ x,  // [B, T, D]
-    bf16* __restrict__ y,        // [B, D]
+    const bf16* __restrict__ x,            // [B, T, D]
+    const uint32_t* __restrict__ lengths,  // [B] or null: T
+    bf16* __restrict__ y,                  // [B, D]
     int length, int skip, int dim) {
   const int col = blockIdx.x * WARP_COLS + 8 * lane_id();
+  const int end = lengths ? lengths[blockIdx.y] : length;
   x += static_cast<size_t>(blockIdx.y) * length * dim;
   float total[8] = {};
-  if (col < dim) add_rows(x + col, skip + warp_id(), length, WARPS, dim, total);
+  if (col < dim) add_rows(x + col, skip + warp_id(), end, WARPS, dim, total);
   const float sum = sum_over_warps<WARPS>(total);
   const int out = blockIdx.x * WARP_COLS + threadIdx.x;
   if (threadIdx.x < WARP_COLS && out < dim) {
-    y[static_cast<size_t>(blockIdx.y) * dim + out] = __float2bfloat16_rn(sum / (length - skip));
+    y[static_cast<size_t>(blockIdx.y) * dim + out] = __float2bfloat16_rn(sum / max(end - skip, 1));
   }
 }
 
-// dx[b, i] = dy[b] / (T - skip) for i >= skip, else 0. A block (rows, columns, sample).
+// dx[b, i] = dy[b] / (lengths[b] - skip) for the rows that were pooled, else 0. A block (rows, columns, sample).
 extern "C" __global__ void __launch_bounds__(32 * GRAD_WARPS) mean_pool_grad(
-    const bf16* __restrict__ dy,  // [B, D]
-    bf16* __restrict__ dx,        // [B, T, D]
+    const bf16* __restrict__ dy,           // [B, D]
+    const uint32_t* __restrict__ lengths,  // [B] or null: T
+    bf16* __restrict__ dx,                 // [B, T, D]
     int length, int skip, int dim) {
   const int col = blockIdx.y * WARP_COLS + 8 * lane_id();
   if (col >= dim) return;
   float token[8];
   load(dy + static_cast<size_t>(blockIdx.z) * dim + col, token);
-  const float share = 1.0f / (length - skip);
+  const int end = lengths ? lengths[blockIdx.z] : length;
+  const float share = 1.0f / max(end - skip, 1);
 #pragma unroll
   for (int k = 0; k < 8; k++) token[k] *= share;
   const uint4 bits = pack(token);
@@ -46,7 +50,7 @@ extern "C" __global__ void __launch_bounds__(32 * GRAD_WARPS) mean_pool_grad(
 #pragma unroll
   for (int r = 0; r < GRAD_ROWS; r++) {
     const int i = (blockIdx.x * GRAD_WARPS + warp_id()) * GRAD_ROWS + r;
-    if (i < length) store(dx + static_cast<size_t>(i) * dim + col, i < skip ? zeros() : bits);
+    if (i < length) store(dx + static_cast<size_t>(i) * dim + col, i < skip || i >= end ? zeros() : bits);
   }
 }
 

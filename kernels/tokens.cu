@@ -1,4 +1,4 @@
-// Rows of tokens from one order into another: embed, restore and gather, and their gradients.
+// Rows of tokens from one order into another: embed, append and gather, and their gradients.
 //
 // All are copies, bound by memory: each row is read once and written once, 2 bytes an element each way. A
 // warp takes WARP_COLS columns of ROWS rows, a vector of 8 elements a lane and row, with the loads of all
@@ -14,6 +14,7 @@ namespace {
 
 constexpr int WARPS = 8;  // of a block
 constexpr int ROWS = 4;
+constexpr uint32_t ABSENT = 0xffffffff;  // an id that stands for no row
 
 // What this warp takes of a matrix with `dim` columns: ROWS rows from `row`; this lane 8 columns from `col`.
 struct Share {
@@ -101,97 +102,101 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) embed_tokens_grad(
   }
 }
 
-// y[b, i] = pos[i] + (x[b, s] if s < K' else mask_token), s = i for i < c and c + ids_restore[b, i - c]
-// after. ROWS are samples here, so that pos and mask_token are read once for several.
-extern "C" __global__ void __launch_bounds__(32 * WARPS) restore_tokens(
+// y[b, i] = (i < visible[b] ? x[b, i] : mask_token[id / kind]) + pos[c + id] with id = ids_shuffle[b, i - c]; rows
+// i < c are pos[i] + x[b, i].
+extern "C" __global__ void __launch_bounds__(32 * WARPS) append_mask_tokens(
     const bf16* __restrict__ x,                // [B, K', D], K' = c + K
-    const float* __restrict__ mask_token,      // [D]
+    const float* __restrict__ mask_token,      // [L / kind, D]
     const float* __restrict__ pos,             // [c + L, D]
-    const uint32_t* __restrict__ ids_restore,  // [B, L]
+    const uint32_t* __restrict__ ids_shuffle,  // [B, L]
+    const uint32_t* __restrict__ visible,      // [B] or null: K'
     bf16* __restrict__ y,                      // [B, c + L, D]
-    int batch, int kept, int c, int length, int dim) {
-  const auto [unit, col] = share(dim, blockIdx.x);
-  const int i = unit / ROWS % (c + length), sample = unit / ROWS / (c + length) * ROWS;
-  if (col >= dim || sample >= batch) return;
+    int batch, int kept, int c, int length, int kind, int dim) {
+  const int rows = batch * (c + length);
+  const auto [first, col] = share(dim, blockIdx.x);
+  if (col >= dim) return;
 
   uint4 from[ROWS];
+  int id[ROWS];  // less than 0 before the first token
   bool is_kept[ROWS];
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
-    const size_t b = min(sample + r, batch - 1);
-    const uint32_t source = i < c ? i : c + ids_restore[b * length + i - c];
-    is_kept[r] = source < static_cast<uint32_t>(kept);
-    from[r] = is_kept[r] ? load_once(x + (b * kept + source) * dim + col) : zeros();
+    const int row = min(first + r, rows - 1), b = row / (c + length), i = row % (c + length);
+    is_kept[r] = i < (visible ? static_cast<int>(visible[b]) : kept);
+    id[r] = i < c ? i - c : ids_shuffle[static_cast<size_t>(b) * length + i - c];
+    from[r] = is_kept[r] ? load_once(x + (static_cast<size_t>(b) * kept + i) * dim + col) : zeros();
   }
-  float at[8], mask[8];
-  load(pos + static_cast<size_t>(i) * dim + col, at);
-  load(mask_token + col, mask);
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
-    float token[8];
+    float token[8], mask[8], at[8];
     unpack(from[r], token);
+    load(mask_token + max(id[r], 0) / kind * dim + col, mask);
+    load(pos + (c + id[r]) * dim + col, at);
 #pragma unroll
     for (int k = 0; k < 8; k++) token[k] = (is_kept[r] ? token[k] : mask[k]) + at[k];
-    const size_t b = sample + r;
-    if (b < batch) store(y + (b * (c + length) + i) * dim + col, token);
+    const size_t row = first + r;
+    if (row < rows) store(y + row * dim + col, token);
   }
 }
 
-// dx[b, s] = dy[b, i] where s < K' (each row of x once); dmask_token = sum of the other dy[b, i]. Blocks
-// (part, columns) walk over all rows and leave their sums.
-extern "C" __global__ void __launch_bounds__(32 * WARPS) restore_tokens_grad(
+// dx[b, i] = dy[b, i] where i < visible[b], 0 in its other rows; each mask token gets the sum of dy where it stands.
+// Blocks (part, columns, mask token) walk over all rows and leave their sums; those of the first mask token write dx.
+extern "C" __global__ void __launch_bounds__(32 * WARPS) append_mask_tokens_grad(
     const bf16* __restrict__ dy,               // [B, c + L, D]
-    const uint32_t* __restrict__ ids_restore,  // [B, L]
+    const uint32_t* __restrict__ ids_shuffle,  // [B, L]
+    const uint32_t* __restrict__ visible,      // [B] or null: K'
     bf16* __restrict__ dx,                     // [B, K', D]
-    float* __restrict__ parts,                 // [gridDim.x, D]
-    int batch, int kept, int c, int length, int dim) {
+    float* __restrict__ parts,                 // [L / kind, gridDim.x, D]
+    int batch, int kept, int c, int length, int kind, int dim) {
   const int rows = batch * (c + length), col = blockIdx.y * WARP_COLS + 8 * lane_id();
+  const int mask = blockIdx.z;
   float total[8] = {};
   if (col < dim) {
     const int step = gridDim.x * WARPS * ROWS;
     for (int first = (blockIdx.x * WARPS + warp_id()) * ROWS; first < rows; first += step) {
       uint4 from[ROWS];
-      uint32_t source[ROWS];
-      size_t sample[ROWS];
+      int place[ROWS];  // in dx; -1 for none of this block's
+      bool is_kept[ROWS], is_ours[ROWS];
 #pragma unroll
       for (int r = 0; r < ROWS; r++) {
-        const int row = min(first + r, rows - 1), i = row % (c + length) - c;
-        sample[r] = row / (c + length);
-        from[r] = load_once(dy + static_cast<size_t>(row) * dim + col);
-        source[r] = i < 0 ? c + i : c + ids_restore[sample[r] * length + i];
+        const int row = min(first + r, rows - 1), b = row / (c + length), i = row % (c + length);
+        const int id = i < c ? 0 : ids_shuffle[static_cast<size_t>(b) * length + i - c];
+        const bool is_row = first + r < rows;
+        is_kept[r] = i < (visible ? static_cast<int>(visible[b]) : kept);
+        is_ours[r] = is_row && !is_kept[r] && id / kind == mask;
+        place[r] = is_row && mask == 0 && i < kept ? b * kept + i : -1;
+        const bool is_read = is_ours[r] || (is_kept[r] && place[r] >= 0);
+        from[r] = is_read ? load_once(dy + static_cast<size_t>(row) * dim + col) : zeros();
       }
 #pragma unroll
       for (int r = 0; r < ROWS; r++) {
-        if (first + r >= rows) break;
-        if (source[r] < static_cast<uint32_t>(kept)) {
-          store(dx + (sample[r] * kept + source[r]) * dim + col, from[r]);
-        } else {
-          float d[8];
-          unpack(from[r], d);
+        if (place[r] >= 0) store(dx + static_cast<size_t>(place[r]) * dim + col, is_kept[r] ? from[r] : zeros());
+        if (!is_ours[r]) continue;
+        float d[8];
+        unpack(from[r], d);
 #pragma unroll
-          for (int k = 0; k < 8; k++) total[k] += d[k];
-        }
+        for (int k = 0; k < 8; k++) total[k] += d[k];
       }
     }
   }
   const float sum = sum_over_warps<WARPS>(total);
   const int out = blockIdx.y * WARP_COLS + threadIdx.x;
-  if (out < dim) parts[static_cast<size_t>(blockIdx.x) * dim + out] = sum;
+  if (out < dim) parts[(static_cast<size_t>(mask) * gridDim.x + blockIdx.x) * dim + out] = sum;
 }
 
-extern "C" __global__ void __launch_bounds__(1024) restore_tokens_grad_sum(
-    const float* __restrict__ parts,   // [count, D]
-    float* __restrict__ dmask_token,  // [D]
+extern "C" __global__ void __launch_bounds__(1024) append_mask_tokens_grad_sum(
+    const float* __restrict__ parts,  // [M, count, D]
+    float* __restrict__ dmask_token,  // [M, D]
     int count, int dim) {
-  const float sum = sum_parts(parts, count, dim);
+  const float sum = sum_parts(parts + static_cast<size_t>(blockIdx.y) * count * dim, count, dim);
   const int col = 32 * blockIdx.x + lane_id();
-  if (warp_id() == 0 && col < dim) dmask_token[col] = sum;
+  if (warp_id() == 0 && col < dim) dmask_token[static_cast<size_t>(blockIdx.y) * dim + col] = sum;
 }
 
-// y[b, i] = x[b, skip + ids[b, i]].
+// y[b, i] = x[b, skip + ids[b, i]], 0 where the id is ABSENT; without ids they are one after the other.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) gather_tokens(
     const bf16* __restrict__ x,        // [B, T, D]
-    const uint32_t* __restrict__ ids,  // [B, M]
+    const uint32_t* __restrict__ ids,  // [B, M] or null
     bf16* __restrict__ y,              // [B, M, D]
     int batch, int length, int count, int skip, int dim) {
   const int rows = batch * count;
@@ -201,8 +206,9 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) gather_tokens(
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
     const int row = min(first + r, rows - 1);
-    const size_t source = static_cast<size_t>(row / count) * length + skip + ids[row];
-    from[r] = load(x + source * dim + col);
+    const uint32_t id = ids ? ids[row] : row % count;
+    const size_t source = static_cast<size_t>(row / count) * length + skip + id;
+    from[r] = id == ABSENT ? zeros() : load(x + source * dim + col);
   }
 #pragma unroll
   for (int r = 0; r < ROWS; r++) {
@@ -215,17 +221,16 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) gather_tokens(
 // looks through the sample's ids, none of which comes twice, for those that fall there.
 extern "C" __global__ void __launch_bounds__(32 * WARPS) gather_tokens_grad(
     const bf16* __restrict__ dy,       // [B, M, D]
-    const uint32_t* __restrict__ ids,  // [B, M]
+    const uint32_t* __restrict__ ids,  // [B, M] or null
     bf16* __restrict__ dx,             // [B, T, D]
     int length, int count, int skip, int dim) {
   __shared__ int source[WARPS * ROWS];  // the row of dy that becomes this row of dx, or -1
   const int first = blockIdx.x * WARPS * ROWS;
   if (threadIdx.x < WARPS * ROWS) source[threadIdx.x] = -1;
   __syncthreads();
-  ids += static_cast<size_t>(blockIdx.y) * count;
   for (int i = threadIdx.x; i < count; i += 32 * WARPS) {
-    const int row = skip + static_cast<int>(ids[i]) - first;
-    if (row >= 0 && row < WARPS * ROWS) source[row] = i;
+    const uint32_t id = ids ? ids[static_cast<size_t>(blockIdx.y) * count + i] : i, row = skip + id - first;
+    if (id != ABSENT && row < WARPS * ROWS) source[row] = i;
   }
   __syncthreads();
 
@@ -248,8 +253,8 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) gather_tokens_grad(
 
 EMU_KERNEL(embed_tokens)
 EMU_KERNEL(embed_tokens_grad)
-EMU_KERNEL(restore_tokens)
-EMU_KERNEL(restore_tokens_grad)
-EMU_KERNEL(restore_tokens_grad_sum)
+EMU_KERNEL(append_mask_tokens)
+EMU_KERNEL(append_mask_tokens_grad)
+EMU_KERNEL(append_mask_tokens_grad_sum)
 EMU_KERNEL(gather_tokens)
 EMU_KERNEL(gather_tokens_grad)

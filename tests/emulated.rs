@@ -8,7 +8,7 @@ use gyrus::image::{BACKGROUND, Preprocessing};
 use gyrus::machine::emulator::{Emulator, Schedule};
 use gyrus::machine::philox::{Philox, Purpose, STREAM};
 use gyrus::machine::{Driver, Real, cuda};
-use gyrus::model::{Encoder, Mae, Preset, Shape, init::first_weights, mae};
+use gyrus::model::{Encoder, Mae, Preset, Shape, init::first_weights, mae::Weight};
 use gyrus::ops::{self, augment::SHADING};
 use gyrus::program::{Cpu, Cuda, Device, Machine, Optimiser, Recipe, Volumes, trace};
 use gyrus::tape::{Dtype, Tape, Tensor};
@@ -87,7 +87,7 @@ struct Inputs {
 }
 
 /// The whole of a training step, from stored volumes to updated weights: its inputs, its loss, what to keep.
-fn program(mae: Mae, batch: usize) -> (Tape, Inputs, Tensor, Optimiser, Vec<Tensor>) {
+fn program(mae: &Mae, batch: usize) -> (Tape, Inputs, Tensor, Optimiser, Vec<Tensor>) {
     let (mut t, [x, y, z]) = (Tape::default(), mae.encoder.grid);
     let inputs = Inputs {
         stored: t.input_as(&[batch, 1, x, y, z], Dtype::Stored),
@@ -97,26 +97,18 @@ fn program(mae: Mae, batch: usize) -> (Tape, Inputs, Tensor, Optimiser, Vec<Tens
         streams: t.indices(&[batch, STREAM]),
     };
     let volume = ops::augment(&mut t, inputs.stored, inputs.affine, inputs.shading, inputs.noise);
-    let masks = ops::random_masking(&mut t, inputs.streams, mae.tokens(), mae.kept());
-    let weight = ops::foreground_weight(&mut t, volume, masks.ids_removed, mae.encoder.patch);
-    let seen = mae::Inputs {
-        volume,
-        ids_keep: masks.ids_keep,
-        ids_restore: masks.ids_restore,
-        ids_predict: masks.ids_removed,
-        weight,
-    };
-    let loss = mae.record(&mut t, seen).loss.loss;
+    let seen = mae.masked(&mut t, volume, inputs.streams, None, Weight::Foreground);
+    let loss = mae.record(&mut t, &seen).losses[0].loss;
     let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
-    let optimiser = Optimiser::record(&mut t, loss, recipe, |_| 1.0);
+    let optimiser = Optimiser::record(&mut t, &[(loss, 1.0)], recipe, |_| 1.0);
     let kept = [optimiser.kept(), vec![loss]].concat();
     (t, inputs, loss, optimiser, kept)
 }
 
 impl<M: Machine> Training<M> {
     fn new(mae: Mae, batch: usize, machine: impl FnOnce(Tape, &[Tensor]) -> M) -> Self {
-        let (tape, inputs, loss, optimiser, kept) = program(mae, batch);
-        let weights = first_weights(&tape, mae.encoder.patches().grid(), 1);
+        let (tape, inputs, loss, optimiser, kept) = program(&mae, batch);
+        let weights = first_weights(&tape, &mae.encoder, 1);
         let mut machine = machine(tape, &kept);
         for (name, array) in weights {
             let t = machine.tape().named(&name).unwrap();
@@ -156,11 +148,15 @@ impl<M: Machine> Training<M> {
     }
 }
 
+fn t1w() -> Vec<String> {
+    vec!["T1w".to_owned()]
+}
+
 /// Twenty steps of the smallest preset: the same loss as the definition in `f64`, and falling.
 #[test]
 fn a_training_run_follows_the_definition() {
-    let mae = Preset::Tiny.mae([32, 48, 32], 16);
-    let mut reference = Training::new(mae, 2, Cpu::<f64>::new);
+    let mae = Preset::Tiny.mae(t1w(), [32, 48, 32], 16);
+    let mut reference = Training::new(mae.clone(), 2, Cpu::<f64>::new);
     let driver = || emulator(SCHEDULES[0]);
     let mut kernels = Training::new(mae, 2, |tape, keep| Cuda::new(driver(), tape, keep).unwrap());
     let losses: Vec<[f64; 2]> = (0..20).map(|i| [reference.step(i), kernels.step(i)]).collect();
@@ -174,7 +170,7 @@ fn a_training_run_follows_the_definition() {
 /// A model that a sanitizer can follow in a minute.
 fn small() -> Mae {
     let shape = Shape { dim: 64, depth: 1, heads: 1 };
-    let encoder = Encoder { grid: [16, 24, 16], patch: 8, shape, cls_token: true };
+    let encoder = Encoder { modalities: t1w(), grid: [16, 24, 16], patch: 8, shape, cls_token: true };
     Mae { encoder, decoder: shape, mask_ratio: 0.75, norm_pix: true }
 }
 
@@ -204,8 +200,8 @@ fn a_trace_shows_what_every_operation_wrote() {
 
 #[test]
 fn too_large_a_program_is_refused_with_numbers() {
-    let mae = Preset::Large.mae([160, 192, 160], 16);
-    let (tape, .., kept) = program(mae, 8);
+    let mae = Preset::Large.mae(t1w(), [160, 192, 160], 16);
+    let (tape, .., kept) = program(&mae, 8);
     let error = Cuda::new(emulator(SCHEDULES[0]), tape, &kept).err().unwrap();
     let cuda::Error::OutOfMemory { asked, free, .. } = error else { panic!("{error}") };
     assert!(asked > free);

@@ -106,20 +106,26 @@ proptest! {
 fn arena(train: bool) -> [usize; 3] {
     let shape = Shape { dim: 96, depth: 12, heads: 3 };
     let mae = Mae {
-        encoder: Encoder { grid: [32, 32, 32], patch: 8, shape, cls_token: true },
+        encoder: Encoder {
+            modalities: vec!["T1w".into()],
+            grid: [32, 32, 32],
+            patch: 8,
+            shape,
+            cls_token: true,
+        },
         decoder: Shape { dim: 48, depth: 2, heads: 3 },
         mask_ratio: 0.75,
         norm_pix: true,
     };
     let mut t = Tape::default();
-    let inputs = mae.inputs(&mut t, 2, mae.tokens() - mae.kept());
-    let m = mae.record(&mut t, inputs);
+    let inputs = mae.inputs(&mut t, 2);
+    let m = mae.record(&mut t, &inputs);
     if train {
         let one = t.input(&[]);
-        let gradients = backward(&mut t, &[(m.loss.loss, one)]);
+        let gradients = backward(&mut t, &[(m.losses[0].loss, one)]);
         flatten(&mut t, &gradients);
     }
-    let lives = lifetimes(&t, &[m.loss.loss]);
+    let lives = lifetimes(&t, &[m.losses[0].loss]);
     let plan = plan(&t, &lives, Widths::host::<f32>());
     assert!(sharing(&t, &plan, &lives).is_empty());
     let alive: Vec<(usize, Life)> = t

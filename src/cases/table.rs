@@ -2,10 +2,14 @@
 use super::{Case, Outputs, Recorder};
 use crate::image::BACKGROUND;
 use crate::machine::philox::{Philox, Purpose, STREAM};
-use crate::model::{Encoder, Mae, Shape, brain_age::BrainAge, mae::random_masking};
+use crate::model::{
+    Encoder, Mae, Shape,
+    brain_age::BrainAge,
+    mae::{Weight, random_masking},
+};
 use crate::ops::augment::{IDENTITY, SHADING, Shading, mirror};
 use crate::ops::optimiser::{AdamConstants, Moments, Range};
-use crate::ops::{self, AgeLoss, Bins};
+use crate::ops::{self, AgeLoss, Bins, Modality, tokens::ABSENT};
 use crate::tape::{Dtype, Tape, Tensor};
 use half::f16;
 
@@ -136,6 +140,14 @@ fn tokens() -> Vec<Case> {
             let (x, ids) = (r.param(&[2, 40, 264]), r.indices(&[2, 5], ids));
             ops::gather_tokens(&mut r.tape, x, ids, 0).into()
         }),
+        Case::new("gather_tokens", "2 of 8 and one that is absent", |r| {
+            let (x, ids) = (r.param(&[2, 8, 8]), r.indices(&[2, 3], vec![5, ABSENT, 0, ABSENT, 2, 7]));
+            ops::gather_tokens(&mut r.tape, x, ids, 0).into()
+        }),
+        Case::new("last_tokens", "all but 3 of 40", |r| {
+            let x = r.param(&[2, 40, 16]);
+            ops::last_tokens(&mut r.tape, x, 3).into()
+        }),
         Case::new("add", "5 x 7", |r| {
             let (a, b) = (r.param(&[5, 7]), r.param(&[5, 7]));
             ops::add(&mut r.tape, a, b).into()
@@ -158,7 +170,12 @@ fn tokens() -> Vec<Case> {
         let shape = format!("{} tokens of {dim} after a class token", length - 1);
         cases.push(Case::new("mean_pool", shape, move |r| {
             let x = r.param(&[batch, length, dim]);
-            ops::mean_pool(&mut r.tape, x, 1).into()
+            ops::mean_pool(&mut r.tape, x, 1, None).into()
+        }));
+        let shape = format!("the same, of lengths {length}, 2 and, without tokens, 1");
+        cases.push(Case::new("mean_pool", shape, move |r| {
+            let (x, lengths) = (r.param(&[3, length, dim]), r.indices(&[3], vec![length as u32, 2, 1]));
+            ops::mean_pool(&mut r.tape, x, 1, Some(lengths)).into()
         }));
     }
     for per_sample in [[4, 8], [3, 4096]] {
@@ -176,11 +193,18 @@ fn tokens() -> Vec<Case> {
             let cls = with_cls.then(|| r.param(&[1, 1, dim]));
             ops::embed_tokens(&mut r.tape, x, cls, pos, ids).into()
         }));
-        cases.push(Case::new("restore_tokens", format!("3 of 8 x {dim}, {how}"), move |r| {
+        cases.push(Case::new("append_mask_tokens", format!("3 of 8 x {dim}, {how}"), move |r| {
             let (x, mask) = (r.param(&[2, c + 3, dim]), r.param(&[1, 1, dim]));
             let pos = r.input(&[1, c + 8, dim]);
             let ids = ids(r, 8);
-            ops::restore_tokens(&mut r.tape, x, mask, pos, ids).into()
+            ops::append_mask_tokens(&mut r.tape, x, mask, pos, ids, None).into()
+        }));
+        let shape = format!("3 and 1 of 8 x {dim}, two mask tokens, {how}");
+        cases.push(Case::new("append_mask_tokens", shape, move |r| {
+            let (x, mask) = (r.param(&[2, c + 3, dim]), r.param(&[2, 1, dim]));
+            let (pos, ids) = (r.input(&[1, c + 8, dim]), ids(r, 8));
+            let visible = r.indices(&[2], [3, 1].map(|n| (c + n) as u32).to_vec());
+            ops::append_mask_tokens(&mut r.tape, x, mask, pos, ids, Some(visible)).into()
         }));
     }
     cases
@@ -195,17 +219,18 @@ fn volumes() -> Vec<Case> {
     let turned = [[60.0, -10.0, 7.0, 83.0], [8.0, 66.0, -9.0, 26.0], [-4.0, 12.0, 62.0, -70.0]];
     let turned = turned.map(|row| row.map(|v| v / 64.0));
     // Several stretches of the kernel; volumes that are no multiple of four voxels; rows that are none.
-    for (grid, maps, shading, how) in [
-        ([8, 12, 8], vec![IDENTITY, mirror(8)], [none; 2], "as they are, and mirrored"),
-        ([16, 24, 20], vec![turned, IDENTITY], [none; 2], "turned, and not"),
-        ([5, 7, 9], vec![turned, mirror(5)], [none, noisy], "turned; shaded with noise"),
-        ([8, 6, 10], vec![turned, turned], [noisy, Shading { noise: 0.0, ..noisy }], "turned, shaded"),
+    for (grid, several, maps, shading, how) in [
+        ([8, 12, 8], 1, vec![IDENTITY, mirror(8)], [none; 2], "as they are, and mirrored"),
+        ([16, 24, 20], 1, vec![turned, IDENTITY], [none; 2], "turned, and not"),
+        ([5, 7, 9], 2, vec![turned, mirror(5)], [none, noisy], "turned; shaded with noise"),
+        ([8, 6, 10], 1, vec![turned, turned], [noisy, Shading { noise: 0.0, ..noisy }], "turned, shaded"),
     ] {
         let shape = format!("2 x {} x {} x {}, {how}", grid[0], grid[1], grid[2]);
         cases.push(Case::new("augment", shape, move |r| {
             let [x, y, z] = grid;
             let voxels = brain(2 * x * y * z);
-            let stored = r.stored(&[2, 1, x, y, z], voxels);
+            // Two samples of one volume, or one of two: the same voxels in the same order.
+            let stored = r.stored(&[2 / several, several, x, y, z], voxels);
             let affine = r.values(&[2, 3, 4], maps.iter().flatten().flatten().copied().collect());
             let shading = r.values(&[2, SHADING], shading.iter().flat_map(|s| s.row()).collect());
             let noise = streams(r, 2);
@@ -214,15 +239,41 @@ fn volumes() -> Vec<Case> {
         }));
     }
     // One block of patches and several; lengths that are no multiple of a block of random words; nothing kept, nothing
-    // removed.
+    // removed. With states: samples of which all, some and none of the patches may be kept.
     for (tokens, kept) in [(1, 0), (7, 7), (150, 37), (514, 128)] {
-        cases.push(Case::new("random_masking", format!("2 x {kept} of {tokens}"), move |r| {
-            let starts = streams(r, 2);
-            let masks = ops::random_masking(&mut r.tape, starts, tokens, kept);
-            Outputs {
-                indices: vec![masks.ids_keep, masks.ids_removed, masks.ids_restore],
-                ..Outputs::default()
+        for states in [false, true] {
+            let how = if states { ", with states" } else { "" };
+            cases.push(Case::new("random_masking", format!("3 x {kept} of {tokens}{how}"), move |r| {
+                let starts = streams(r, 3);
+                let states = states.then(|| {
+                    let some = |i: usize| [0, 2, 1, 0, 0][i % 5];
+                    let values = (0..3 * tokens).map(|i| [0, some(i), 2][i / tokens]).collect();
+                    r.indices(&[3, tokens], values)
+                });
+                let masks = ops::random_masking(&mut r.tape, starts, states, 1, tokens, kept);
+                let lengths = masks.lengths.into_iter().flat_map(|l| [l.visible, l.total]);
+                let ids = [masks.ids_keep, masks.ids_removed, masks.ids_shuffle];
+                Outputs { indices: ids.into_iter().chain(lengths).collect(), ..Outputs::default() }
+            }));
+        }
+    }
+    // Within a block of places and beyond one; more kept than a modality has, and fewer; one that has no kept token.
+    for (each, kept) in [(4, 5), (200, 150)] {
+        cases.push(Case::new("modalities", format!("3 x {each} tokens, {kept} kept"), move |r| {
+            let length = 3 * each;
+            let ids = (0..2).flat_map(|_| r.permutation(length)).collect();
+            let ids = r.indices(&[2, length], ids);
+            let visible = r.indices(&[2], vec![1 + kept as u32, 2]);
+            let total = r.indices(&[2], vec![1 + length as u32, kept as u32]);
+            let mut outputs = Outputs::default();
+            for number in 0..3 {
+                let modality = Modality { number, of: 3 };
+                let of = ops::kept_of_modality(&mut r.tape, ids, visible, 1, modality, kept);
+                let removed = ops::removed_of_modality(&mut r.tape, ids, [visible, total], 1, modality);
+                outputs.indices.extend([of.ids, of.places, removed.ids, removed.places]);
+                outputs.other.push(removed.weight);
             }
+            outputs
         }));
     }
     // Patches read in vectors, and voxel by voxel.
@@ -236,8 +287,12 @@ fn volumes() -> Vec<Case> {
             let patches = x * y * z / (edge * edge * edge);
             let ids = (0..2).flat_map(|_| r.permutation(patches)[..count].to_vec()).collect();
             let ids = r.indices(&[2, count], ids);
-            let weight = ops::foreground_weight(&mut r.tape, volume, ids, edge);
-            Outputs { other: vec![weight], ..Outputs::default() }
+            let factor = r.values(&[2, count], (0..2 * count).map(|i| (i % 3) as f32).collect());
+            let plain = ops::foreground_weight(&mut r.tape, volume, ids, None, edge);
+            let weighted = ops::foreground_weight(&mut r.tape, volume, ids, Some(factor), edge);
+            let shown = r.indices(&[2, 2], vec![0, 1, 2, 0]);
+            let states = [false, true].map(|brain| ops::token_states(&mut r.tape, volume, shown, edge, brain));
+            Outputs { other: vec![plain, weighted], indices: states.to_vec(), ..Outputs::default() }
         }));
     }
     cases
@@ -360,6 +415,7 @@ fn composed() -> Vec<Case> {
                 "blocks",
                 x,
                 Shape { dim: 16, depth: 2, heads: 2 },
+                None,
                 &[],
             );
             fill_named(r, 0.2);
@@ -399,31 +455,85 @@ fn composed() -> Vec<Case> {
                 ..Outputs::default()
             }
         }),
+        Case::new("a masked autoencoder of two modalities", "3 heads, one without the second", |r| {
+            two_modalities(r, false)
+        }),
+        Case::new("a masked autoencoder of two modalities", "only where there is brain", |r| {
+            two_modalities(r, true)
+        }),
+        Case::new("a brain-age model of two modalities", "3 heads, two of which lack one", |r| {
+            let model = BrainAge { encoder: pair_encoder(), loss: AgeLoss::L2 };
+            let volume = model.encoder.volume(&mut r.tape, 3);
+            let m = model.record(&mut r.tape, volume, false);
+            fill_named(r, 0.2);
+            for t in [volume, m.age] {
+                r.normal(t, 0.0, 1.0);
+            }
+            let shown = [[true, true], [true, false], [false, true]];
+            let (ids, lengths): (Vec<_>, Vec<_>) =
+                shown.iter().map(|present| model.encoder.all_patches(present)).unzip();
+            r.fill_indices(m.ids, ids.concat());
+            r.fill_indices(m.length.expect("two modalities differ in length"), lengths);
+            Outputs { differentiable: vec![m.loss.loss], other: vec![m.pred], ..Outputs::default() }
+        }),
     ]
 }
 
 fn small_encoder(cls_token: bool) -> Encoder {
-    Encoder { grid: [8, 12, 8], patch: 4, shape: Shape { dim: 32, depth: 2, heads: 2 }, cls_token }
+    let shape = Shape { dim: 32, depth: 2, heads: 2 };
+    Encoder { modalities: vec!["T1w".into()], grid: [8, 12, 8], patch: 4, shape, cls_token }
+}
+
+fn pair_encoder() -> Encoder {
+    Encoder { modalities: vec!["T1w".into(), "PET-FDG".into()], ..small_encoder(true) }
+}
+
+fn two_modalities(r: &mut Recorder, foreground: bool) -> Outputs {
+    let decoder = Shape { dim: 16, depth: 1, heads: 2 };
+    let mae = Mae { encoder: pair_encoder(), decoder, mask_ratio: 0.75, norm_pix: true };
+    let volume = mae.encoder.volume(&mut r.tape, 3);
+    let streams = streams(r, 3);
+    // The last lacks the second, and in the second the second is hidden.
+    let shown = r.indices(&[3, 2], vec![0, 0, 0, 1, 0, 2]);
+    let states = ops::token_states(&mut r.tape, volume, shown, mae.encoder.patch, foreground);
+    let weight = if foreground { Weight::Foreground } else { Weight::Uniform };
+    let inputs = mae.masked(&mut r.tape, volume, streams, Some(states), weight);
+    let m = mae.record(&mut r.tape, &inputs);
+    fill_named(r, 0.2);
+    r.normal(volume, 0.0, 1.0);
+    if foreground {
+        // Some patches without any brain.
+        let voxels = r.tape.len(volume);
+        let values = brain(voxels).into_iter().enumerate();
+        let values = values.map(|(i, v)| if i / 128 % 3 == 0 { BACKGROUND } else { v.into() });
+        r.fill(volume, values.collect());
+    }
+    Outputs {
+        differentiable: m.losses.iter().map(|l| l.loss).collect(),
+        indices: vec![inputs.ids_shuffle],
+        ..Outputs::default()
+    }
 }
 
 fn masked_autoencoder(r: &mut Recorder, plain: bool) -> Outputs {
     let decoder = Shape { dim: 16, depth: 1, heads: 2 };
     let mae = Mae { encoder: small_encoder(plain), decoder, mask_ratio: 0.75, norm_pix: plain };
-    let inputs = mae.inputs(&mut r.tape, 2, 9);
-    let m = mae.record(&mut r.tape, inputs);
+    let inputs = mae.inputs(&mut r.tape, 2);
+    let m = mae.record(&mut r.tape, &inputs);
     fill_named(r, 0.2);
     r.normal(inputs.volume, 0.0, 1.0);
-    r.fill(inputs.weight, vec![1.0; 18]);
     let masks: Vec<_> = (0..2)
         .map(|_| {
             let noise: Vec<f64> = r.permutation(12).into_iter().map(f64::from).collect();
             random_masking(&noise, 3)
         })
         .collect();
-    r.fill_indices(inputs.ids_keep, masks.iter().flat_map(|m| m.ids_keep().to_vec()).collect());
-    r.fill_indices(inputs.ids_restore, masks.iter().flat_map(|m| m.ids_restore.clone()).collect());
-    r.fill_indices(inputs.ids_predict, masks.iter().flat_map(|m| m.ids_removed().to_vec()).collect());
-    Outputs { differentiable: vec![m.loss.loss], other: vec![m.pred], ..Outputs::default() }
+    let target = inputs.targets[0];
+    r.fill(target.weight, vec![1.0; 18]);
+    r.fill_indices(inputs.visible.ids, masks.iter().flat_map(|m| m.ids_keep().to_vec()).collect());
+    r.fill_indices(inputs.ids_shuffle, masks.iter().flat_map(|m| m.ids_shuffle.clone()).collect());
+    r.fill_indices(target.ids, masks.iter().flat_map(|m| m.ids_removed().to_vec()).collect());
+    Outputs { differentiable: vec![m.losses[0].loss], other: m.preds, ..Outputs::default() }
 }
 
 /// Normal values for every named tensor that has none yet.

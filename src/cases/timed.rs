@@ -43,7 +43,7 @@ impl Setup {
         Setup { preset, mode, grid: [80, 96, 80], patch: 16, batch }
     }
     fn mae(&self) -> Mae {
-        self.preset.mae(self.grid, self.patch)
+        self.preset.mae(vec!["T1w".into()], self.grid, self.patch)
     }
 }
 
@@ -76,7 +76,7 @@ impl TrainingStep {
         };
         let loss = record(&mut tape, &mut inputs, &setup);
         let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
-        let optimiser = Optimiser::record(&mut tape, loss, recipe, |_| 1.0);
+        let optimiser = Optimiser::record(&mut tape, &[(loss, 1.0)], recipe, |_| 1.0);
         TrainingStep { setup, tape, inputs, loss, optimiser }
     }
     /// A machine that holds the step, its first weights and its inputs, after one step. With `keep_all`, every
@@ -88,7 +88,7 @@ impl TrainingStep {
         let keep: Vec<Tensor> =
             if keep_all { self.tape.with_role(Role::Temp).collect() } else { vec![self.loss] };
         let mut machine = device.machine(self.tape.clone(), &keep)?;
-        let weights = init::first_weights(&self.tape, self.setup.mae().encoder.patches().grid(), 1);
+        let weights = init::first_weights(&self.tape, &self.setup.mae().encoder, 1);
         machine.load(&weights)?;
         self.inputs.reals.iter().try_for_each(|(t, values)| machine.write(*t, values))?;
         self.inputs.indices.iter().try_for_each(|(t, values)| machine.write_indices(*t, values))?;
@@ -159,20 +159,21 @@ impl Inputs {
 fn pretraining(t: &mut Tape, inputs: &mut Inputs, setup: &Setup) -> Tensor {
     let (mae, batch) = (setup.mae(), setup.batch);
     let (tokens, kept) = (mae.tokens(), mae.kept());
-    let m = mae.inputs(t, batch, tokens - kept);
+    let m = mae.inputs(t, batch);
+    let target = m.targets[0];
     inputs.normal(t, m.volume);
-    inputs.reals.push((m.weight, vec![1.0; batch * (tokens - kept)]));
-    let [mut keep, mut restore, mut predict] = [const { Vec::new() }; 3];
+    inputs.reals.push((target.weight, vec![1.0; batch * (tokens - kept)]));
+    let [mut keep, mut shuffle, mut predict] = [const { Vec::new() }; 3];
     for sample in 0..batch {
         let mut random = Philox::new(1, Purpose::Mask, 0, sample as u32);
         let noise: Vec<f64> = (0..tokens).map(|_| random.uniform().into()).collect();
         let masking = random_masking(&noise, kept);
         keep.extend_from_slice(masking.ids_keep());
-        restore.extend_from_slice(&masking.ids_restore);
+        shuffle.extend_from_slice(&masking.ids_shuffle);
         predict.extend_from_slice(masking.ids_removed());
     }
-    inputs.indices.extend([(m.ids_keep, keep), (m.ids_restore, restore), (m.ids_predict, predict)]);
-    mae.record(t, m).loss.loss
+    inputs.indices.extend([(m.visible.ids, keep), (m.ids_shuffle, shuffle), (target.ids, predict)]);
+    mae.record(t, &m).losses[0].loss
 }
 
 /// Records the brain-age model; returns the loss.

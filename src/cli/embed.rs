@@ -4,7 +4,7 @@ use crate::{
     data::Scan,
     file::write_whole,
     program::{Array, Arrays, arrays},
-    train::{Checkpoint, infer::Embedder},
+    train::{Checkpoint, infer::Embedder, samples::Volumes},
 };
 use serde_json::json;
 use std::{
@@ -49,8 +49,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let mut embedder = Embedder::new(&model, &args.device.open()?)?;
     let (mut scans, mut features) = (Vec::new(), Vec::new());
     let skipped = Inputs::find(&args.inputs, None, &model.card)?.each(|inputs| {
-        let fill = |i: usize, volume: &mut [f32]| volume.copy_from_slice(&inputs[i].volume);
-        features.extend(embedder.embed(inputs.len(), fill)?);
+        let heads: Vec<Volumes> = inputs.iter().map(|input| input.volumes.clone()).collect();
+        features.extend(embedder.embed(&heads)?);
         scans.extend(inputs.into_iter().map(|input| input.scan));
         Ok(())
     })?;

@@ -2,7 +2,10 @@
 use crate::{
     data::{self, Cache, Scan, Skipped, Traits, prepare_scan},
     error::chain,
-    train::Card,
+    train::{
+        Card,
+        samples::{Samples, Volumes},
+    },
 };
 use half::slice::HalfFloatSliceExt;
 use indicatif::ProgressBar;
@@ -16,11 +19,11 @@ use std::{
 /// Scans that are prepared together and then in memory together.
 const CHUNK: usize = 16;
 
-/// One volume, ready for the model.
+/// One head, ready for the model.
 pub(super) struct Input {
+    /// The scan that stands for it.
     pub scan: Scan,
-    /// `[x][y][z]`, z fastest.
-    pub volume: Vec<f32>,
+    pub volumes: Volumes,
     /// Voxel to millimetres: RAS of the scanner for a file. A cache does not keep where its scans lay, so its rows
     /// are centred on the origin.
     pub affine: [[f64; 4]; 4],
@@ -30,7 +33,8 @@ pub(super) struct Input {
 
 enum Source {
     File(Scan),
-    Row { cache: usize, row: usize },
+    /// For each modality the row of its volume.
+    Rows { cache: usize, rows: Vec<Option<usize>> },
 }
 
 /// Volumes that are still to be read.
@@ -85,8 +89,11 @@ impl<'a> Inputs<'a> {
             let (path, model, here) = (path.display(), &self.card.preprocessing, cache.preprocessing());
             return Err(format!("{path}: is prepared to {here}, the model needs {model}").into());
         }
+        let samples = Samples::of(&cache, &self.card.task.encoder().modalities)
+            .map_err(|reason| format!("{}: {reason}", path.display()))?;
         let number = self.caches.len();
-        self.sources.extend((0..cache.len()).map(|row| Source::Row { cache: number, row }));
+        let rows = (0..samples.len()).map(|i| samples.rows(i).to_vec());
+        self.sources.extend(rows.map(|rows| Source::Rows { cache: number, rows }));
         self.caches.push(cache);
         Ok(())
     }
@@ -122,24 +129,32 @@ impl<'a> Inputs<'a> {
     }
 
     fn ready(&self, source: &Source) -> Result<Input, Skipped> {
-        let (scan, volume, affine, traits, mut warnings) = match source {
+        let (scan, volumes, affine, traits, mut warnings) = match source {
             Source::File(scan) => {
+                let skipped = |reason| Skipped { source: scan.path.clone(), reason };
+                let modalities = &self.card.task.encoder().modalities;
+                let seen = modalities.iter().position(|m| *m == scan.modality).ok_or_else(|| {
+                    skipped(format!("it is {}, but the model sees {}", scan.modality, modalities.join(", ")))
+                })?;
                 let prepared = prepare_scan(scan, &self.card.preprocessing)
-                    .map_err(|error| Skipped { source: scan.path.clone(), reason: chain(&error) })?;
+                    .map_err(|error| skipped(chain(&error)))?;
                 let traits = Traits::of(&prepared);
-                (scan.clone(), prepared.data, prepared.affine, traits, prepared.stats.warnings)
+                let mut volumes = vec![None; modalities.len()];
+                volumes[seen] = Some(prepared.data);
+                (scan.clone(), volumes, prepared.affine, traits, prepared.stats.warnings)
             }
-            &Source::Row { cache, row } => {
-                let cache = &self.caches[cache];
-                let known = &cache.scans()[row];
-                let mut volume = vec![0.0; cache.grid().iter().product()];
-                cache.volume(row).convert_to_f32_slice(&mut volume);
+            Source::Rows { cache, rows } => {
+                let cache = &self.caches[*cache];
+                let volume = |row: &Option<usize>| row.map(|row| cache.volume(row).to_f32_vec());
+                let first = rows.iter().flatten().next().expect("a sample has a volume");
+                let known = &cache.scans()[*first];
                 let warnings = known.measured.stats.warnings.clone();
-                (known.scan.clone(), volume, self.centred(), known.measured.traits, warnings)
+                let volumes = rows.iter().map(volume).collect();
+                (known.scan.clone(), volumes, self.centred(), known.measured.traits, warnings)
             }
         };
         warnings.extend(self.card.fingerprint.unusual(&traits));
-        Ok(Input { scan, volume, affine, warnings })
+        Ok(Input { scan, volumes, affine, warnings })
     }
 
     /// The prepared grid around the origin.

@@ -3,7 +3,7 @@ use super::{device::Device, inputs::Inputs, prepare::list};
 use crate::program;
 use crate::{
     study::{predictions, predictions::Prediction},
-    train::{Card, Checkpoint, checkpoint::Task, infer::AgePredictor},
+    train::{Card, Checkpoint, checkpoint::Task, infer::AgePredictor, samples::Volumes},
 };
 use std::{
     error::Error,
@@ -46,12 +46,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let card = models[0].card.clone();
     let mut table = Vec::new();
     let skipped = Inputs::find(&args.inputs, args.mask.as_deref(), &card)?.each(|inputs| {
-        let grid = card.preprocessing.grid;
-        let fill = |i: usize, volume: &mut [f32]| volume.copy_from_slice(&inputs[i].volume);
+        let heads: Vec<Volumes> = inputs.iter().map(|input| input.volumes.clone()).collect();
         let mut years = vec![0.0; inputs.len()];
         let share = 1.0 / models.len() as f64;
         for model in &mut models {
-            let predicted = model.predictor.predict(grid, inputs.len(), fill)?;
+            let predicted = model.predictor.predict(&heads)?;
             years.iter_mut().zip(predicted).for_each(|(sum, y)| *sum += share * y);
         }
         for (input, predicted_age) in inputs.into_iter().zip(years) {

@@ -1,9 +1,5 @@
 //! `gyrus reconstruct`: what a masked autoencoder sees, and what it makes of it.
-use super::{
-    device::Device,
-    inputs::{Input, Inputs},
-    prepare::list,
-};
+use super::{device::Device, inputs::Inputs, prepare::list};
 use crate::{
     error::OnFile,
     image::{self, Storage, Volume},
@@ -58,20 +54,32 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let mut reconstructor = Reconstructor::new(&model, &args.device.open()?)?;
     let mut inputs = Inputs::find(&args.inputs, None, &model.card)?;
     inputs.truncate(args.count as usize);
-    let mut done: Vec<(Input, Reconstruction)> = Vec::new();
+    let modalities = reconstructor.modalities().to_vec();
+    let (mut done, mut number) = (Vec::new(), 0);
     let skipped = inputs.each(|inputs| {
         for input in inputs {
-            let made = reconstructor.reconstruct(&input.volume, args.seed, done.len() as u32)?;
-            done.push((input, made));
+            let made = reconstructor.reconstruct(&input.volumes, args.seed, number)?;
+            number += 1;
+            for (modality, (original, made)) in modalities.iter().zip(input.volumes.into_iter().zip(made)) {
+                let (Some(original), Some(made)) = (original, made) else { continue };
+                let (scan, affine) = (&input.scan, input.affine);
+                let (mut name, mut file) =
+                    (scan.path.display().to_string(), format!("{number}_{}", scan.subject));
+                if modalities.len() > 1 {
+                    name += &format!(", {modality}");
+                    file += &format!("_{modality}");
+                }
+                done.push(Drawn { name, file, affine, original, made });
+            }
         }
         Ok(())
     })?;
     if !done.is_empty() {
         write(args, &done, model.card.preprocessing.grid)?;
-        if reconstructor.needs_true_statistics() {
+        if (0..modalities.len()).any(|m| reconstructor.needs_true_statistics(m)) {
             println!(
-                "The model was trained with norm_pix: each removed patch has its true mean and spread in the picture \
-                 and in these numbers."
+                "The model was trained with norm_pix: each removed patch of MRI has its true mean and spread in the \
+                 picture and in these numbers."
             );
         }
     }
@@ -82,13 +90,24 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::from(3))
 }
 
+/// A volume and what was made of it.
+struct Drawn {
+    /// What it is called in the table.
+    name: String,
+    /// What its files' names begin with.
+    file: String,
+    affine: [[f64; 4]; 4],
+    original: Vec<f32>,
+    made: Reconstruction,
+}
+
 /// Writes the pictures of `done` and prints how near they come.
-fn write(args: &Args, done: &[(Input, Reconstruction)], grid: [usize; 3]) -> Result<(), Box<dyn Error>> {
+fn write(args: &Args, done: &[Drawn], grid: [usize; 3]) -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&args.out).on_file("create", &args.out)?;
     let samples: Vec<Sample> = done
         .iter()
-        .map(|(input, made)| Sample {
-            original: &input.volume,
+        .map(|Drawn { original, made, .. }| Sample {
+            original,
             masked: &made.masked,
             reconstruction: &made.volume,
         })
@@ -96,17 +115,15 @@ fn write(args: &Args, done: &[(Input, Reconstruction)], grid: [usize; 3]) -> Res
     let picture = args.out.join("montage.png");
     montage::write(&picture, &montage::draw(&samples, grid, 1))?;
     let title = "removed brain voxels of";
-    let names = done.iter().map(|(input, _)| input.scan.path.display().to_string().len());
-    let width = names.fold(title.len(), usize::max);
+    let width = done.iter().map(|drawn| drawn.name.len()).fold(title.len(), usize::max);
     println!("{}\n{title:width$}  {:>9}  {:>9}", picture.display(), "MSE", "PSNR (dB)");
-    for (number, (input, made)) in done.iter().enumerate() {
-        println!("{:width$}  {:>9.4}  {:>9.2}", input.scan.path.display(), made.mse, made.psnr);
+    for Drawn { name, file, affine, original, made } in done {
+        println!("{name:width$}  {:>9.4}  {:>9.2}", made.mse, made.psnr);
         if args.nifti {
             let volumes =
-                [("original", &input.volume), ("masked", &made.masked), ("reconstruction", &made.volume)];
+                [("original", original), ("masked", &made.masked), ("reconstruction", &made.volume)];
             for (what, data) in volumes {
-                let name = format!("{}_{}_{what}.nii.gz", number + 1, input.scan.subject);
-                write_nifti(&args.out.join(name), data, grid, input.affine)?;
+                write_nifti(&args.out.join(format!("{file}_{what}.nii.gz")), data, grid, *affine)?;
             }
         }
     }

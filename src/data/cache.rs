@@ -53,6 +53,17 @@ pub struct Skipped {
     pub reason: String,
 }
 
+/// A person's volumes of one day.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Visit {
+    /// Whose.
+    pub subject: String,
+    /// When, where a dataset has several.
+    pub session: Option<String>,
+    /// For each modality of the cache the row of its volume.
+    pub rows: Vec<Option<usize>>,
+}
+
 /// An opened cache; its volumes are read from disk as they are used.
 #[derive(Debug)]
 pub struct Cache {
@@ -122,6 +133,24 @@ impl Cache {
     /// What is known of each volume.
     pub fn scans(&self) -> &[IndexRow] {
         &self.scans
+    }
+
+    /// The modalities of its volumes.
+    pub fn modalities(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.scans.iter().map(|s| s.scan.modality.clone()).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Which volumes were taken together.
+    pub fn visits(&self) -> Vec<Visit> {
+        let visit = |row: &IndexRow| Visit {
+            subject: row.scan.subject.clone(),
+            session: row.scan.session.clone(),
+            rows: vec![Some(row.row)],
+        };
+        self.scans.iter().map(visit).collect()
     }
 
     /// How the volumes were prepared.

@@ -15,7 +15,7 @@ mod split;
 mod table;
 
 pub use augment::{Augment, Variant};
-pub use cache::{Cache, Skipped};
+pub use cache::{Cache, Skipped, Visit};
 pub use error::Error;
 pub use fingerprint::{Fingerprint, Spread, Traits};
 pub use index::{IndexRow, Measured};

@@ -26,6 +26,8 @@ pub enum Purpose {
     Test,
     /// White noise on a volume.
     Noise,
+    /// Which modalities are left out.
+    Modality,
 }
 
 /// The ten-round bijection: key and counter in, four random words out.

@@ -1,14 +1,17 @@
 //! The masked autoencoder (He et al. 2022) on volumes, with the method names of facebookresearch/mae.
 //!
-//! Two differences save work and change no gradient: only the kept patches are embedded, and only the patches the
-//! loss asks for are predicted.
-use super::vit::{self, Encoder, Shape};
+//! Three differences save work and change no gradient: only the kept patches are embedded, only the patches the loss asks
+//! for are predicted, and the decoder sees tokens in shuffled order, since attention knows none.
+//!
+//! Several modalities of a head share places, encoder and decoder. Patches are removed from all of them together; a
+//! modality that is missing has no tokens, so sequences differ in length (as in MultiMAE, Bachmann et al. 2022).
+use super::vit::{self, Encoder, Shape, Visible};
 use crate::ops::{self, reconstruction_loss::ReconstructionLoss};
 use crate::tape::{Tape, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// A masked autoencoder.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mae {
     /// Sees the kept patches.
@@ -17,37 +20,59 @@ pub struct Mae {
     pub decoder: Shape,
     /// Share of patches that are removed.
     pub mask_ratio: f64,
-    /// Whether patches are brought to mean 0 and variance 1 before they are compared.
+    /// Whether patches are brought to mean 0 and variance 1 before they are compared. Those of PET never are: a patch of
+    /// it is so smooth that only its noise would be left.
     pub norm_pix: bool,
 }
 
 /// What the model is shown and asked for: filled by the host ([`Mae::inputs`]), or written by operations
-/// ([`augment`](ops::augment()), [`random_masking`](ops::random_masking)).
-#[derive(Clone, Copy, Debug)]
+/// ([`Mae::masked`]).
+#[derive(Clone, Debug)]
 pub struct Inputs {
-    /// Volumes, `[B, 1, X, Y, Z]`.
+    /// Volumes, `[B, 1, M X, Y, Z]`.
     pub volume: Tensor,
-    /// The kept patches, `[B, K]` indices.
-    pub ids_keep: Tensor,
-    /// For each patch its place after shuffling, `[B, L]` indices.
-    pub ids_restore: Tensor,
-    /// The patches to predict, `[B, M]` indices.
-    pub ids_predict: Tensor,
-    /// What each predicted patch counts for in the loss, `[B, M]`.
+    /// The kept patches.
+    pub visible: Visible,
+    /// All patches, the kept ones first, `[B, L]` indices.
+    pub ids_shuffle: Tensor,
+    /// How many rows of the decoder's sequence count, class token included, `[B]` indices; `None` for all.
+    pub length: Option<Tensor>,
+    /// The patches to predict, of each modality.
+    pub targets: Vec<Target>,
+}
+
+/// The patches of a modality that are to be predicted.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Which, `[B, P]` indices.
+    pub ids: Tensor,
+    /// Where they stand in `ids_shuffle`, `[B, P]` indices; `None` if they are all that follow the kept ones.
+    pub places: Option<Tensor>,
+    /// What each counts for in the loss, `[B, P]`.
     pub weight: Tensor,
 }
 
-/// The outputs of a recorded masked autoencoder.
-#[derive(Clone, Copy, Debug)]
+/// What removed patches count for in the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weight {
+    /// The share of brain voxels: background patches count nothing.
+    Foreground,
+    /// All the same.
+    Uniform,
+}
+
+/// The outputs of a recorded masked autoencoder, of each modality.
+#[derive(Clone, Debug)]
 pub struct Recorded {
-    /// Predictions, `[B, M, patch³]`.
-    pub pred: Tensor,
+    /// Predictions, `[B, P, patch³]`.
+    pub preds: Vec<Tensor>,
     /// The loss, `[]`, and its parts by patch.
-    pub loss: ReconstructionLoss,
+    pub losses: Vec<ReconstructionLoss>,
 }
 
 impl Mae {
-    /// Patches in a volume, L.
+    /// Patches in the volumes of a head, L.
     pub fn tokens(&self) -> usize {
         self.encoder.patches().tokens()
     }
@@ -55,56 +80,113 @@ impl Mae {
     pub fn kept(&self) -> usize {
         (self.tokens() as f64 * (1.0 - self.mask_ratio)) as usize
     }
-    /// Inputs that the host fills, of `batch` volumes, of which `predicted` patches each are predicted: the removed
-    /// ones in training (L - K), all (L) to look at.
-    pub fn inputs(&self, t: &mut Tape, batch: usize, predicted: usize) -> Inputs {
+    /// Inputs that the host fills, for `batch` volumes of one modality. All removed patches are predicted.
+    #[track_caller]
+    pub fn inputs(&self, t: &mut Tape, batch: usize) -> Inputs {
+        assert_eq!(self.encoder.modalities.len(), 1, "the host masks one modality");
+        let (tokens, kept) = (self.tokens(), self.kept());
+        let volume = self.encoder.volume(t, batch);
+        let (ids_keep, ids_shuffle) = (t.indices(&[batch, kept]), t.indices(&[batch, tokens]));
+        let ids = t.indices(&[batch, tokens - kept]);
         Inputs {
-            volume: self.encoder.volume(t, batch),
-            ids_keep: t.indices(&[batch, self.kept()]),
-            ids_restore: t.indices(&[batch, self.tokens()]),
-            ids_predict: t.indices(&[batch, predicted]),
-            weight: t.input(&[batch, predicted]),
+            volume,
+            visible: self.encoder.visible(t, ids_keep, ids_shuffle, None),
+            ids_shuffle,
+            length: None,
+            targets: vec![Target { ids, places: None, weight: t.input(&[batch, tokens - kept]) }],
         }
     }
-    /// Records the model on `inputs`.
-    pub fn record(&self, t: &mut Tape, inputs: Inputs) -> Recorded {
-        let Inputs { volume, ids_keep, ids_restore, ids_predict, weight } = inputs;
-        let latent = self.forward_encoder(t, volume, ids_keep);
-        let pred = self.forward_decoder(t, latent, ids_restore, ids_predict);
-        let loss = self.forward_loss(t, volume, pred, ids_predict, weight);
-        Recorded { pred, loss }
-    }
-    fn forward_encoder(&self, t: &mut Tape, volume: Tensor, ids_keep: Tensor) -> Tensor {
-        let x = self.encoder.record(t, volume, ids_keep, &[]);
-        vit::norm(t, "norm", x)
-    }
-    fn forward_decoder(
-        &self,
-        t: &mut Tape,
-        latent: Tensor,
-        ids_restore: Tensor,
-        ids_predict: Tensor,
-    ) -> Tensor {
-        let (dim, prefix) = (self.decoder.dim, self.encoder.prefix());
-        let x = vit::linear(t, "decoder_embed", latent, dim);
-        let mask_token = t.param("mask_token", &[1, 1, dim]);
-        let pos = t.frozen("decoder_pos_embed", &[1, prefix + self.tokens(), dim]);
-        let x = ops::restore_tokens(t, x, mask_token, pos, ids_restore);
-        let x = vit::blocks(t, "decoder_blocks", x, self.decoder, &[]);
-        let x = ops::gather_tokens(t, x, ids_predict, prefix);
-        let x = vit::norm(t, "decoder_norm", x);
-        vit::linear(t, "decoder_pred", x, self.encoder.patches().values())
-    }
-    fn forward_loss(
+    /// Records random masks of `volume`, drawn from `streams: [B, 6]`. `states: [B, L]` say what may become of patches
+    /// ([`TokenState`](crate::ops::masking::TokenState)); several modalities need them. Weights that are
+    /// [`Weight::Uniform`] of one modality without states are an input of ones.
+    pub fn masked(
         &self,
         t: &mut Tape,
         volume: Tensor,
-        pred: Tensor,
-        ids: Tensor,
-        weight: Tensor,
-    ) -> ReconstructionLoss {
-        ops::reconstruction_loss(t, pred, volume, ids, weight, self.encoder.patch, self.norm_pix)
+        streams: Tensor,
+        states: Option<Tensor>,
+        weight: Weight,
+    ) -> Inputs {
+        let (prefix, edge) = (self.encoder.prefix(), self.encoder.patch);
+        let masks = ops::random_masking(t, streams, states, prefix, self.tokens(), self.kept());
+        let foreground = |t: &mut Tape, ids, counts| match (weight, counts) {
+            (Weight::Foreground, counts) => ops::foreground_weight(t, volume, ids, counts, edge),
+            (Weight::Uniform, Some(counts)) => counts,
+            (Weight::Uniform, None) => {
+                let shape = t.shape(ids).to_vec();
+                t.input(&shape)
+            }
+        };
+        let targets = match masks.lengths {
+            None => {
+                let ids = masks.ids_removed;
+                vec![Target { ids, places: None, weight: foreground(t, ids, None) }]
+            }
+            Some(lengths) => {
+                let lengths = [lengths.visible, lengths.total];
+                let of_modality = |(modality, _)| {
+                    let removed = ops::removed_of_modality(t, masks.ids_shuffle, lengths, prefix, modality);
+                    let weight = foreground(t, removed.ids, Some(removed.weight));
+                    Target { ids: removed.ids, places: Some(removed.places), weight }
+                };
+                self.encoder.parts("").map(of_modality).collect()
+            }
+        };
+        let visible = masks.lengths.map(|l| l.visible);
+        Inputs {
+            volume,
+            visible: self.encoder.visible(t, masks.ids_keep, masks.ids_shuffle, visible),
+            ids_shuffle: masks.ids_shuffle,
+            length: masks.lengths.map(|l| l.total),
+            targets,
+        }
     }
+    /// Records the model on `inputs`.
+    pub fn record(&self, t: &mut Tape, inputs: &Inputs) -> Recorded {
+        let latent = self.forward_encoder(t, inputs);
+        let preds = self.forward_decoder(t, latent, inputs);
+        let losses = self.forward_loss(t, &preds, inputs);
+        Recorded { preds, losses }
+    }
+    /// Whether patches of modality number `modality` are normalised before they are compared.
+    pub fn normalises(&self, modality: usize) -> bool {
+        self.norm_pix && !is_quantitative(&self.encoder.modalities[modality])
+    }
+    fn forward_encoder(&self, t: &mut Tape, inputs: &Inputs) -> Tensor {
+        let x = self.encoder.record(t, inputs.volume, &inputs.visible, &[]);
+        vit::norm(t, "norm", x)
+    }
+    /// A modality's mask token tells the decoder which modality is asked for.
+    fn forward_decoder(&self, t: &mut Tape, latent: Tensor, inputs: &Inputs) -> Vec<Tensor> {
+        let (dim, prefix) = (self.decoder.dim, self.encoder.prefix());
+        let x = vit::linear(t, "decoder_embed", latent, dim);
+        let mask_token = t.param("mask_token", &[self.encoder.modalities.len(), 1, dim]);
+        let pos = t.frozen("decoder_pos_embed", &[1, prefix + self.tokens(), dim]);
+        let x = ops::append_mask_tokens(t, x, mask_token, pos, inputs.ids_shuffle, inputs.visible.length);
+        let x = vit::blocks(t, "decoder_blocks", x, self.decoder, inputs.length, &[]);
+        let pick = |target: &Target| match target.places {
+            Some(places) => ops::gather_tokens(t, x, places, prefix),
+            None => ops::last_tokens(t, x, prefix + self.kept()),
+        };
+        let picked: Vec<Tensor> = inputs.targets.iter().map(pick).collect();
+        let normed = vit::norm_each(t, "decoder_norm", &picked);
+        let values = self.encoder.patches().values();
+        let heads = normed.into_iter().zip(self.encoder.parts("decoder_pred"));
+        heads.map(|(x, (_, name))| vit::linear(t, &name, x, values)).collect()
+    }
+    fn forward_loss(&self, t: &mut Tape, preds: &[Tensor], inputs: &Inputs) -> Vec<ReconstructionLoss> {
+        let loss = |(modality, (&pred, target)): (usize, (&Tensor, &Target))| {
+            let (patch, normalise) = (self.encoder.patch, self.normalises(modality));
+            ops::reconstruction_loss(t, pred, inputs.volume, target.ids, target.weight, patch, normalise)
+        };
+        preds.iter().zip(&inputs.targets).enumerate().map(loss).collect()
+    }
+}
+
+/// Whether a modality's voxels are measured in units that mean something by themselves, as those of PET are: neither a
+/// volume nor a patch is brought to mean 0 and variance 1.
+pub fn is_quantitative(modality: &str) -> bool {
+    modality == "PET" || modality.starts_with("PET-")
 }
 
 /// Which patches of one volume are kept.
@@ -159,8 +241,8 @@ mod tests {
         for (tokens, kept) in [(1, 0), (150, 37), (150, 150), (1200, 300)] {
             let mut t = Tape::default();
             let streams = t.indices(&[2, STREAM]);
-            let masks = ops::random_masking(&mut t, streams, tokens, kept);
-            let mut cpu = Cpu::<f32>::new(t, &[masks.ids_keep, masks.ids_removed, masks.ids_restore]);
+            let masks = ops::random_masking(&mut t, streams, None, 0, tokens, kept);
+            let mut cpu = Cpu::<f32>::new(t, &[masks.ids_keep, masks.ids_removed, masks.ids_shuffle]);
             let random = [5, 6].map(|sample| Philox::new(3, Purpose::Mask, 1 << 40, sample));
             cpu.write_indices(streams, random.clone().map(|r| r.start()).as_flattened());
             cpu.run();
@@ -173,7 +255,7 @@ mod tests {
                 };
                 assert_eq!(of(masks.ids_keep), expected.ids_keep());
                 assert_eq!(of(masks.ids_removed), expected.ids_removed());
-                assert_eq!(of(masks.ids_restore), expected.ids_restore);
+                assert_eq!(of(masks.ids_shuffle), expected.ids_shuffle);
             }
         }
     }

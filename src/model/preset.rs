@@ -37,8 +37,8 @@ impl Preset {
     }
     /// The masked autoencoder of this size for volumes of `grid` voxels in patches of `patch`³: with a class token,
     /// three quarters of the patches removed, patches normalised before they are compared.
-    pub fn mae(self, grid: [usize; 3], patch: usize) -> Mae {
-        let encoder = Encoder { grid, patch, shape: self.encoder(), cls_token: true };
+    pub fn mae(self, modalities: Vec<String>, grid: [usize; 3], patch: usize) -> Mae {
+        let encoder = Encoder { modalities, grid, patch, shape: self.encoder(), cls_token: true };
         Mae { encoder, decoder: self.decoder(), mask_ratio: 0.75, norm_pix: true }
     }
 }

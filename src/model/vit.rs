@@ -1,5 +1,5 @@
 //! Vision transformer blocks on volumes: pre-norm, packed qkv, GELU, an MLP four times as wide, names as in timm.
-use crate::ops::{self, Patches};
+use crate::ops::{self, Modality, Patches, modality::Kept};
 use crate::tape::{Dtype, Tape, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +16,12 @@ pub struct Shape {
 }
 
 /// What the encoder sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Encoder {
-    /// Voxels of the volume along x, y, z.
+    /// What it sees of a head: "T1w" and the like, M of them, each with a patch embedding of its own.
+    pub modalities: Vec<String>,
+    /// Voxels of a volume along x, y, z.
     pub grid: [usize; 3],
     /// Voxels along a patch's edge.
     pub patch: usize,
@@ -29,51 +31,135 @@ pub struct Encoder {
     pub cls_token: bool,
 }
 
+/// The patches an encoder is shown.
+#[derive(Clone, Debug)]
+pub struct Visible {
+    /// Patches, `[B, K]` indices.
+    pub ids: Tensor,
+    /// How many rows of the sequence count, class token included, `[B]` indices; `None` for all.
+    pub length: Option<Tensor>,
+    /// Which of them are of each modality; empty where there is one.
+    pub of_modality: Vec<Kept>,
+}
+
 impl Encoder {
-    /// How the volume falls into patches (one channel).
+    /// How the volumes of a head, one after the other along x, fall into patches: those of the first modality come
+    /// first, and so on.
     pub fn patches(&self) -> Patches {
-        Patches::new(1, self.grid, self.patch)
-    }
-    /// Records volumes that the host fills, `[batch, 1, X, Y, Z]`.
-    pub fn volume(&self, t: &mut Tape, batch: usize) -> Tensor {
         let [x, y, z] = self.grid;
+        Patches::new(1, [self.modalities.len() * x, y, z], self.patch)
+    }
+    /// Records volumes that the host fills, `[batch, 1, M X, Y, Z]`.
+    pub fn volume(&self, t: &mut Tape, batch: usize) -> Tensor {
+        let [x, y, z] = self.patches().volume;
         t.input_as(&[batch, 1, x, y, z], Dtype::Activation)
     }
     /// Rows before the patch tokens: 1 with a class token, 0 without.
     pub fn prefix(&self) -> usize {
         usize::from(self.cls_token)
     }
-    /// Records patch embedding, positions and blocks for patches `ids: [B, K]` of `volume: [B, 1, X, Y, Z]`;
+    /// Each modality with the name of its part of a layer: `layer` itself where there is one.
+    pub fn parts<'a>(&'a self, layer: &'a str) -> impl Iterator<Item = (Modality, String)> + 'a {
+        let of = self.modalities.len();
+        let name = move |m: &String| if of == 1 { layer.to_owned() } else { format!("{layer}.{m}") };
+        (0..of).map(move |number| (Modality { number, of }, name(&self.modalities[number])))
+    }
+    /// Records which of the patches `ids_shuffle: [B, L]`, of which the first `kept` may be visible, are of each
+    /// modality. `length` is that of [`Visible`].
+    pub fn visible(&self, t: &mut Tape, ids: Tensor, ids_shuffle: Tensor, length: Option<Tensor>) -> Visible {
+        let kept = t.shape(ids)[1];
+        let several = (self.modalities.len() > 1).then(|| length.expect("several modalities differ in length"));
+        let of_modality = several.map_or(Vec::new(), |length| {
+            let part = |(modality, _)| {
+                ops::kept_of_modality(t, ids_shuffle, length, self.prefix(), modality, kept)
+            };
+            self.parts("").map(part).collect()
+        });
+        Visible { ids, length, of_modality }
+    }
+    /// Every patch of the modalities that are `present`, then the others, and how many rows count: what the host shows
+    /// a model that sees all there is.
+    pub fn all_patches(&self, present: &[bool]) -> (Vec<u32>, u32) {
+        let (tokens, each) = (self.patches().tokens(), self.patches().tokens() / self.modalities.len());
+        let here = |id: &u32| present[*id as usize / each];
+        let (mut ids, absent): (Vec<u32>, Vec<u32>) = (0..tokens as u32).partition(here);
+        let length = self.prefix() + ids.len();
+        ids.extend(absent);
+        (ids, length as u32)
+    }
+    /// Records patch embedding, positions and blocks for the `visible` patches of `volume: [B, 1, M X, Y, Z]`;
     /// `drops` has a drop-path factor per branch (two a block), or none. Returns `[B, prefix + K, D]`, not yet
     /// normalised.
-    pub fn record(&self, t: &mut Tape, volume: Tensor, ids: Tensor, drops: &[Tensor]) -> Tensor {
+    ///
+    /// The bias of a modality's patch embedding is what all of its tokens have in common: its modality embedding.
+    pub fn record(&self, t: &mut Tape, volume: Tensor, visible: &Visible, drops: &[Tensor]) -> Tensor {
         let (p, dim) = (self.patch, self.shape.dim);
-        let w = t.param("patch_embed.proj.weight", &[dim, 1, p, p, p]);
-        let b = t.param("patch_embed.proj.bias", &[dim]);
+        let embeddings = self.parts("patch_embed").map(|(modality, name)| {
+            let w = t.param(format!("{name}.proj.weight"), &[dim, 1, p, p, p]);
+            let b = t.param(format!("{name}.proj.bias"), &[dim]);
+            match visible.of_modality.get(modality.number) {
+                None => ops::patch_embed(t, volume, visible.ids, w, b),
+                Some(own) => {
+                    let x = ops::patch_embed(t, volume, own.ids, w, b);
+                    ops::gather_tokens(t, x, own.places, 0)
+                }
+            }
+        });
+        let embeddings: Vec<Tensor> = embeddings.collect();
+        let x = embeddings.into_iter().reduce(|a, b| ops::add(t, a, b)).expect("there is a modality");
+        t.name(x, "patch_embed");
         let cls = self.cls_token.then(|| t.param("cls_token", &[1, 1, dim]));
         let pos = t.frozen("pos_embed", &[1, self.prefix() + self.patches().tokens(), dim]);
-        let x = ops::patch_embed(t, volume, ids, w, b);
-        t.name(x, "patch_embed");
-        let x = ops::embed_tokens(t, x, cls, pos, ids);
-        blocks(t, "blocks", x, self.shape, drops)
+        let x = ops::embed_tokens(t, x, cls, pos, visible.ids);
+        blocks(t, "blocks", x, self.shape, visible.length, drops)
+    }
+    /// The fixed table of sin-cos positions, `[prefix + L, dim]`: each of the three axes has `2 ceil(dim / 6)` channels,
+    /// sines then cosines of `position / 10000^(k / ceil(dim / 6))`; what exceeds `dim` is cut off; the row of the class
+    /// token is zero. The same place has the same position in every modality.
+    pub fn positions(&self, dim: usize) -> Vec<f64> {
+        let (waves, [nx, ny, nz]) = (dim.div_ceil(6), self.grid.map(|n| n / self.patch));
+        let mut table = vec![0.0; (self.prefix() + self.patches().tokens()) * dim];
+        for (token, row) in table[self.prefix() * dim..].chunks_exact_mut(dim).enumerate() {
+            let at = [token / (ny * nz) % nx, token / nz % ny, token % nz];
+            for (c, value) in row.iter_mut().enumerate() {
+                let (axis, wave) = (c / (2 * waves), c % (2 * waves));
+                let angle = at[axis] as f64 / 10_000_f64.powf((wave % waves) as f64 / waves as f64);
+                *value = if wave < waves { angle.sin() } else { angle.cos() };
+            }
+        }
+        table
     }
 }
 
-/// Records `shape.depth` blocks under `name`.
-pub fn blocks(t: &mut Tape, name: &str, x: Tensor, shape: Shape, drops: &[Tensor]) -> Tensor {
+/// Records `shape.depth` blocks under `name`, on sequences of these lengths (`[B]`, indices; `None` for all rows).
+pub fn blocks(
+    t: &mut Tape,
+    name: &str,
+    x: Tensor,
+    shape: Shape,
+    lengths: Option<Tensor>,
+    drops: &[Tensor],
+) -> Tensor {
     t.name(x, format!("{name}.0.input"));
     (0..shape.depth).fold(x, |x, i| {
         let drops = drops.get(2 * i..2 * i + 2).map(|d| [d[0], d[1]]);
-        block(t, &format!("{name}.{i}"), x, shape.heads, drops)
+        block(t, &format!("{name}.{i}"), x, shape.heads, lengths, drops)
     })
 }
 
 /// Records `x + attn(norm1(x))`, then `x + mlp(norm2(x))`.
-fn block(t: &mut Tape, name: &str, x: Tensor, heads: usize, drops: Option<[Tensor; 2]>) -> Tensor {
+fn block(
+    t: &mut Tape,
+    name: &str,
+    x: Tensor,
+    heads: usize,
+    lengths: Option<Tensor>,
+    drops: Option<[Tensor; 2]>,
+) -> Tensor {
     let dim = *t.shape(x).last().expect("x has an axis");
     let h = norm(t, &format!("{name}.norm1"), x);
     let qkv = linear(t, &format!("{name}.attn.qkv"), h, 3 * dim);
-    let h = ops::attention(t, qkv, heads, None);
+    let h = ops::attention(t, qkv, heads, lengths);
     let (w, b) = linear_params(t, &format!("{name}.attn.proj"), dim, dim);
     let x = ops::linear_residual(t, h, w, b, x, drops.map(|d| d[0]));
     t.name(x, format!("{name}.between"));
@@ -89,11 +175,19 @@ fn block(t: &mut Tape, name: &str, x: Tensor, heads: usize, drops: Option<[Tenso
 
 /// Records a layer norm with parameters under `name`.
 pub fn norm(t: &mut Tape, name: &str, x: Tensor) -> Tensor {
-    let dim = *t.shape(x).last().expect("x has an axis");
+    norm_each(t, name, &[x])[0]
+}
+
+/// The same for several tensors, which share the parameters.
+pub fn norm_each(t: &mut Tape, name: &str, xs: &[Tensor]) -> Vec<Tensor> {
+    let dim = *t.shape(xs[0]).last().expect("x has an axis");
     let gamma = t.param(format!("{name}.weight"), &[dim]);
     let beta = t.param(format!("{name}.bias"), &[dim]);
-    let y = ops::layer_norm(t, x, gamma, beta);
-    t.name(y, name)
+    let norm = |&x: &Tensor| {
+        let y = ops::layer_norm(t, x, gamma, beta);
+        t.name(y, name)
+    };
+    xs.iter().map(norm).collect()
 }
 
 /// Records a linear layer to `outputs` channels with parameters under `name`.
@@ -123,23 +217,6 @@ fn linear_params(t: &mut Tape, name: &str, outputs: usize, inputs: usize) -> (Te
     (t.param(format!("{name}.weight"), &[outputs, inputs]), t.param(format!("{name}.bias"), &[outputs]))
 }
 
-/// The fixed table of sin-cos positions, `[prefix + L, dim]`: each of the three axes has `2 ceil(dim / 6)`
-/// channels, sines then cosines of `position / 10000^(k / ceil(dim / 6))`; what exceeds `dim` is cut off; the
-/// rows of the prefix are zero.
-pub fn positions(dim: usize, grid: [usize; 3], prefix: usize) -> Vec<f64> {
-    let waves = dim.div_ceil(6);
-    let mut table = vec![0.0; (prefix + grid.iter().product::<usize>()) * dim];
-    for (token, row) in table[prefix * dim..].chunks_exact_mut(dim).enumerate() {
-        let at = [token / (grid[1] * grid[2]), token / grid[2] % grid[1], token % grid[2]];
-        for (c, value) in row.iter_mut().enumerate() {
-            let (axis, wave) = (c / (2 * waves), c % (2 * waves));
-            let angle = at[axis] as f64 / 10_000_f64.powf((wave % waves) as f64 / waves as f64);
-            *value = if wave < waves { angle.sin() } else { angle.cos() };
-        }
-    }
-    table
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,8 +224,10 @@ mod tests {
     /// Tokens that share a coordinate share that axis's channels: the axes are not swapped.
     #[test]
     fn positions_factorise_over_the_axes() {
-        let (dim, grid) = (24, [2, 3, 4]);
-        let table = positions(dim, grid, 1);
+        let modalities = ["T1w", "T2w"].map(str::to_owned).to_vec();
+        let shape = Shape { dim: 24, depth: 1, heads: 1 };
+        let encoder = Encoder { modalities, grid: [4, 6, 8], patch: 2, shape, cls_token: true };
+        let (dim, table) = (24, encoder.positions(24));
         assert!(table[..dim].iter().all(|&v| v == 0.0));
         let row = |x: usize, y: usize, z: usize| &table[dim * (1 + (x * 3 + y) * 4 + z)..][..dim];
         let axis = |row: &'_ [f64], a: usize| row[8 * a..8 * a + 8].to_vec();
@@ -160,5 +239,6 @@ mod tests {
         assert_eq!(row(1, 2, 3)[0], 1_f64.sin());
         assert_eq!(row(1, 2, 3)[8], 2_f64.sin());
         assert_eq!(row(1, 2, 3)[16], 3_f64.sin());
+        assert_eq!(row(2, 0, 0), row(0, 0, 0), "the second modality begins again");
     }
 }

@@ -1,5 +1,5 @@
-//! Tokens between embedding, encoder, decoder and loss: prepend the class token and add positions; put kept
-//! tokens back among mask tokens; pick some tokens out.
+//! Tokens between embedding, encoder, decoder and loss: prepend the class token and add positions; append mask
+//! tokens; pick some tokens out.
 //!
 //! Positions are tables `[1, T, D]` that are not trained; their first row is the class token's, where there is one.
 use super::{WARP_COLS, assert_vectors};
@@ -152,134 +152,173 @@ impl<F: Real> Define<F> for EmbedTokensGrad {
     }
 }
 
-/// Records the full sequence of L tokens: token i is row `c + ids_restore[b, i]` of `x: [B, c + K, D]` if that
-/// was kept, or else `mask_token: [1, 1, D]`; rows before c (the class token) stay in front; `pos: [1, c + L, D]`
-/// is added to all. Returns `[B, c + L, D]`.
+/// Records the decoder's sequence: `x: [B, c + K, D]`, then a mask token for each token that was not kept, with
+/// positions added. Token i of it is number `ids_shuffle[b, i]` of L, kept ones first; attention knows no order, so it
+/// is left like that. The first `visible[b]` rows (of indices, `[B]`; all where it is left out) are of `x`. There are
+/// M mask tokens `[M, 1, D]`, one for each M-th of all tokens. Rows before c (the class token) stay in front; `pos` is
+/// `[1, c + L, D]`. Returns `[B, c + L, D]`.
 #[track_caller]
-pub fn restore_tokens(
+pub fn append_mask_tokens(
     t: &mut Tape,
     x: Tensor,
     mask_token: Tensor,
     pos: Tensor,
-    ids_restore: Tensor,
+    ids_shuffle: Tensor,
+    visible: Option<Tensor>,
 ) -> Tensor {
-    let &[batch, length] = t.shape(ids_restore) else { panic!("ids_restore is [B, L]") };
+    let &[batch, length] = t.shape(ids_shuffle) else { panic!("ids_shuffle is [B, L]") };
     let &[_, rows, dim] = t.shape(x) else { panic!("x is [B, c + K, D], not {:?}", t.shape(x)) };
+    let kinds = t.shape(mask_token)[0];
     let c = t.shape(pos)[1] - length;
     t.expect_shape("pos", pos, &[1, c + length, dim]);
-    assert!(t.info(ids_restore).dtype == Dtype::Index && t.info(pos).role != Role::Param);
+    t.expect_shape("mask_token", mask_token, &[kinds, 1, dim]);
+    assert!(length.is_multiple_of(kinds), "{length} tokens of {kinds} kinds");
+    assert!(t.info(ids_shuffle).dtype == Dtype::Index && t.info(pos).role != Role::Param);
+    if let Some(visible) = visible {
+        t.expect_shape("visible", visible, &[batch]);
+    }
     let y = t.activation(&[batch, c + length, dim]);
-    t.push(RestoreTokens { x, mask_token, pos, ids_restore, y, batch, c, length, rows, dim });
+    t.push(AppendMaskTokens {
+        x,
+        mask_token,
+        pos,
+        ids_shuffle,
+        visible,
+        y,
+        batch,
+        c,
+        length,
+        rows,
+        kinds,
+        dim,
+    });
     y
 }
 
 #[derive(Clone, Copy, Debug)]
-struct RestoreTokens {
+struct AppendMaskTokens {
     x: Tensor,
     mask_token: Tensor,
     pos: Tensor,
-    ids_restore: Tensor,
+    ids_shuffle: Tensor,
+    visible: Option<Tensor>,
     y: Tensor,
     batch: usize,
     c: usize,
     length: usize,
     rows: usize, // c + K
+    kinds: usize,
     dim: usize,
 }
 
-impl RestoreTokens {
-    /// The row of `x` that row `i` of the full sequence comes from, if it was kept.
-    fn source(&self, ids_restore: &[u32], i: usize) -> Option<usize> {
-        let row = if i < self.c { i } else { self.c + ids_restore[i - self.c] as usize };
-        (row < self.rows).then_some(row)
+impl AppendMaskTokens {
+    /// How many rows of sample `b` come from `x`.
+    fn visible(&self, visible: Option<&[u32]>, b: usize) -> usize {
+        visible.map_or(self.rows, |v| v[b] as usize)
+    }
+    /// Where the mask token for token number `id` begins.
+    fn mask_at(&self, id: u32) -> usize {
+        id as usize / (self.length / self.kinds) * self.dim
     }
 }
 
-impl Op for RestoreTokens {
+impl Op for AppendMaskTokens {
     fn io(&self) -> Io {
-        Io::new([self.x, self.mask_token, self.pos, self.ids_restore], [self.y])
+        let Self { x, mask_token, pos, ids_shuffle, visible, y, .. } = *self;
+        Io::new([Some(x), Some(mask_token), Some(pos), Some(ids_shuffle), visible], [y])
     }
     fn vjp(&self, d: &mut Adjoint) {
         let Some(dy) = d.of(self.y) else { return };
         let (dx, dmask_token) = (d.tape.activation_like(self.x), d.tape.like(self.mask_token));
-        d.tape.push(RestoreTokensGrad { of: *self, dy, dx, dmask_token });
+        d.tape.push(AppendMaskTokensGrad { of: *self, dy, dx, dmask_token });
         d.add(self.x, dx);
         d.add(self.mask_token, dmask_token);
     }
     fn launch(&self, s: &Stream) -> Result<()> {
-        let &Self { x, mask_token, pos, ids_restore, y, batch, c, length, rows, dim } = self;
-        // A warp takes one token of ROWS samples.
-        let all = batch.next_multiple_of(ROWS) * (c + length);
+        let &Self { x, mask_token, pos, ids_shuffle, visible, y, batch, c, length, rows, kinds, dim } = self;
         s.launch(
-            launch("restore_tokens", blocks(all, dim)),
+            launch("append_mask_tokens", blocks(batch * (c + length), dim)),
             &[
                 s.bf16(x).into(),
                 s.f32(mask_token).into(),
                 s.f32(pos).into(),
-                s.indices(ids_restore).into(),
+                s.indices(ids_shuffle).into(),
+                visible.map(|t| s.indices(t)).into(),
                 s.bf16(y).into(),
                 batch.into(),
                 rows.into(),
                 c.into(),
                 length.into(),
+                (length / kinds).into(),
                 dim.into(),
             ],
         )
     }
 }
 
-impl<F: Real> Define<F> for RestoreTokens {
+impl<F: Real> Define<F> for AppendMaskTokens {
     fn define(&self, m: &Mem<F>) {
         let (x, mask_token, pos) = (m.read(self.x), m.read(self.mask_token), m.read(self.pos));
-        let (ids, y) = (m.read_indices(self.ids_restore), m.write(self.y));
+        let visible = self.visible.map(|t| m.read_indices(t));
+        let (ids, y) = (m.read_indices(self.ids_shuffle), m.write(self.y));
         let &Self { c, length, rows, dim, .. } = self;
         y.par_chunks_mut((c + length) * dim).enumerate().for_each(|(b, y)| {
-            let ids = &ids[b * length..][..length];
+            let (ids, visible) = (&ids[b * length..][..length], self.visible(visible, b));
             for (i, y) in y.chunks_exact_mut(dim).enumerate() {
-                let from = self.source(ids, i).map_or(mask_token, |r| &x[(b * rows + r) * dim..][..dim]);
-                sum(y, from, &pos[i * dim..][..dim]);
+                let id = i.checked_sub(c).map(|i| ids[i]);
+                let from = if i < visible {
+                    &x[(b * rows + i) * dim..][..dim]
+                } else {
+                    &mask_token[id.map_or(0, |id| self.mask_at(id))..][..dim]
+                };
+                sum(y, from, &pos[id.map_or(i, |id| c + id as usize) * dim..][..dim]);
             }
         });
     }
 }
 
+/// `dx[b, i] = dy[b, i]` for the visible rows, zero for the others; each mask token gets the sum of `dy` where it stands.
 #[derive(Debug)]
-struct RestoreTokensGrad {
-    of: RestoreTokens,
+struct AppendMaskTokensGrad {
+    of: AppendMaskTokens,
     dy: Tensor,
     dx: Tensor,
     dmask_token: Tensor,
 }
 
-impl Op for RestoreTokensGrad {
+impl Op for AppendMaskTokensGrad {
     fn io(&self) -> Io {
-        Io::new([self.dy, self.of.ids_restore], [self.dx, self.dmask_token])
+        let AppendMaskTokens { ids_shuffle, visible, .. } = self.of;
+        Io::new([Some(self.dy), Some(ids_shuffle), visible], [self.dx, self.dmask_token])
     }
     fn launch(&self, s: &Stream) -> Result<()> {
-        let RestoreTokens { ids_restore, batch, c, length, rows, dim, .. } = self.of;
-        assert_vectors("restore_tokens", dim);
-        // Four blocks a multiprocessor walk over all rows, each with its columns.
+        let AppendMaskTokens { ids_shuffle, visible, batch, c, length, rows, kinds, dim, .. } = self.of;
+        assert_vectors("append_mask_tokens", dim);
+        // Four blocks a multiprocessor walk over all rows, each with its columns and its mask token.
         let pieces = dim.div_ceil(WARP_COLS);
-        let parts = (4 * s.processors() / pieces).clamp(1, (batch * (c + length)).div_ceil(WARPS * ROWS));
-        let sums = s.workspace(parts * dim * size_of::<f32>());
+        let most = (batch * (c + length)).div_ceil(WARPS * ROWS);
+        let parts = (4 * s.processors() / (pieces * kinds)).clamp(1, most);
+        let sums = s.workspace(kinds * parts * dim * size_of::<f32>());
         s.launch(
-            Launch { grid: [parts, pieces, 1], ..launch("restore_tokens_grad", 0) },
+            Launch { grid: [parts, pieces, kinds], ..launch("append_mask_tokens_grad", 0) },
             &[
                 s.bf16(self.dy).into(),
-                s.indices(ids_restore).into(),
+                s.indices(ids_shuffle).into(),
+                visible.map(|t| s.indices(t)).into(),
                 s.bf16(self.dx).into(),
                 sums.into(),
                 batch.into(),
                 rows.into(),
                 c.into(),
                 length.into(),
+                (length / kinds).into(),
                 dim.into(),
             ],
         )?;
         s.launch(
             Launch {
-                kernel: "restore_tokens_grad_sum",
-                grid: [dim.div_ceil(32), 1, 1],
+                kernel: "append_mask_tokens_grad_sum",
+                grid: [dim.div_ceil(32), kinds, 1],
                 block: 1024,
                 shared: 0,
             },
@@ -288,29 +327,48 @@ impl Op for RestoreTokensGrad {
     }
 }
 
-impl<F: Real> Define<F> for RestoreTokensGrad {
+impl<F: Real> Define<F> for AppendMaskTokensGrad {
     fn define(&self, m: &Mem<F>) {
-        let (dy, ids) = (m.read(self.dy), m.read_indices(self.of.ids_restore));
+        let (dy, ids) = (m.read(self.dy), m.read_indices(self.of.ids_shuffle));
+        let visible = self.of.visible.map(|t| m.read_indices(t));
         let (dx, dmask_token) = (m.write(self.dx), m.write(self.dmask_token));
-        let RestoreTokens { c, length, rows, dim, .. } = self.of;
+        let AppendMaskTokens { c, length, rows, dim, .. } = self.of;
         dmask_token.fill(F::ZERO);
-        for (b, dy) in dy.chunks_exact((c + length) * dim).enumerate() {
-            let ids = &ids[b * length..][..length];
-            for (i, dy) in dy.chunks_exact(dim).enumerate() {
-                match self.of.source(ids, i) {
-                    Some(r) => dx[(b * rows + r) * dim..][..dim].copy_from_slice(dy),
-                    None => add_to(dmask_token, dy),
-                }
+        for (b, (dy, dx)) in
+            dy.chunks_exact((c + length) * dim).zip(dx.chunks_exact_mut(rows * dim)).enumerate()
+        {
+            let (ids, visible) = (&ids[b * length..][..length], self.of.visible(visible, b));
+            let (kept, masked) = dy.split_at(visible * dim);
+            dx[..visible * dim].copy_from_slice(kept);
+            dx[visible * dim..].fill(F::ZERO);
+            for (dy, &id) in masked.chunks_exact(dim).zip(&ids[visible.saturating_sub(c)..]) {
+                add_to(&mut dmask_token[self.of.mask_at(id)..][..dim], dy);
             }
         }
     }
 }
 
-/// Records rows `skip + ids[b, i]` of `x: [B, T, D]` for `ids: [B, M]`, none twice. Returns `[B, M, D]`.
+/// An id of [`gather_tokens`] that stands for no row.
+pub const ABSENT: u32 = u32::MAX;
+
+/// Records rows `skip + ids[b, i]` of `x: [B, T, D]` for `ids: [B, M]`, none twice; zeros for [`ABSENT`]. Returns
+/// `[B, M, D]`.
 #[track_caller]
 pub fn gather_tokens(t: &mut Tape, x: Tensor, ids: Tensor, skip: usize) -> Tensor {
-    let &[batch, count] = t.shape(ids) else { panic!("ids are [B, M], not {:?}", t.shape(ids)) };
-    let &[_, length, dim] = t.shape(x) else { panic!("x is [B, T, D], not {:?}", t.shape(x)) };
+    let &[_, count] = t.shape(ids) else { panic!("ids are [B, M], not {:?}", t.shape(ids)) };
+    gather(t, x, Some(ids), skip, count)
+}
+
+/// Records rows `skip..` of `x: [B, T, D]`. Returns `[B, T - skip, D]`.
+#[track_caller]
+pub fn last_tokens(t: &mut Tape, x: Tensor, skip: usize) -> Tensor {
+    let count = t.shape(x)[1] - skip;
+    gather(t, x, None, skip, count)
+}
+
+#[track_caller]
+fn gather(t: &mut Tape, x: Tensor, ids: Option<Tensor>, skip: usize, count: usize) -> Tensor {
+    let &[batch, length, dim] = t.shape(x) else { panic!("x is [B, T, D], not {:?}", t.shape(x)) };
     let y = t.activation(&[batch, count, dim]);
     t.push(GatherTokens { x, ids, y, skip, batch, length, count, dim });
     y
@@ -319,7 +377,8 @@ pub fn gather_tokens(t: &mut Tape, x: Tensor, ids: Tensor, skip: usize) -> Tenso
 #[derive(Clone, Copy, Debug)]
 struct GatherTokens {
     x: Tensor,
-    ids: Tensor,
+    ids: Option<Tensor>, // one after the other without
+
     y: Tensor,
     skip: usize,
     batch: usize,
@@ -329,15 +388,16 @@ struct GatherTokens {
 }
 
 impl GatherTokens {
-    /// Where in `x` row `i` of `y` begins.
-    fn source(&self, ids: &[u32], i: usize) -> usize {
-        (i / self.count * self.length + self.skip + ids[i] as usize) * self.dim
+    /// Where in `x` row `i` of `y` begins, unless it comes from nowhere.
+    fn source(&self, ids: Option<&[u32]>, i: usize) -> Option<usize> {
+        let id = ids.map_or((i % self.count) as u32, |ids| ids[i]);
+        (id != ABSENT).then(|| (i / self.count * self.length + self.skip + id as usize) * self.dim)
     }
 }
 
 impl Op for GatherTokens {
     fn io(&self) -> Io {
-        Io::new([self.x, self.ids], [self.y])
+        Io::new([Some(self.x), self.ids], [self.y])
     }
     fn vjp(&self, d: &mut Adjoint) {
         let Some(dy) = d.of(self.y) else { return };
@@ -351,7 +411,7 @@ impl Op for GatherTokens {
             launch("gather_tokens", blocks(batch * count, dim)),
             &[
                 s.bf16(x).into(),
-                s.indices(ids).into(),
+                ids.map(|t| s.indices(t)).into(),
                 s.bf16(y).into(),
                 batch.into(),
                 length.into(),
@@ -365,9 +425,13 @@ impl Op for GatherTokens {
 
 impl<F: Real> Define<F> for GatherTokens {
     fn define(&self, m: &Mem<F>) {
-        let (x, ids, y) = (m.read(self.x), m.read_indices(self.ids), m.write(self.y));
+        let (x, y) = (m.read(self.x), m.write(self.y));
+        let ids = self.ids.map(|t| m.read_indices(t));
         for (i, y) in y.chunks_exact_mut(self.dim).enumerate() {
-            y.copy_from_slice(&x[self.source(ids, i)..][..self.dim]);
+            match self.source(ids, i) {
+                Some(at) => y.copy_from_slice(&x[at..][..self.dim]),
+                None => y.fill(F::ZERO),
+            }
         }
     }
 }
@@ -382,7 +446,7 @@ struct GatherTokensGrad {
 
 impl Op for GatherTokensGrad {
     fn io(&self) -> Io {
-        Io::new([self.dy, self.of.ids], [self.dx])
+        Io::new([Some(self.dy), self.of.ids], [self.dx])
     }
     fn launch(&self, s: &Stream) -> Result<()> {
         let GatherTokens { ids, skip, batch, length, count, dim, .. } = self.of;
@@ -391,7 +455,7 @@ impl Op for GatherTokensGrad {
             Launch { grid: [length.div_ceil(WARPS * ROWS), batch, 1], ..launch("gather_tokens_grad", 0) },
             &[
                 s.bf16(self.dy).into(),
-                s.indices(ids).into(),
+                ids.map(|t| s.indices(t)).into(),
                 s.bf16(self.dx).into(),
                 length.into(),
                 count.into(),
@@ -404,10 +468,13 @@ impl Op for GatherTokensGrad {
 
 impl<F: Real> Define<F> for GatherTokensGrad {
     fn define(&self, m: &Mem<F>) {
-        let (dy, ids, dx) = (m.read(self.dy), m.read_indices(self.of.ids), m.write(self.dx));
+        let (dy, dx) = (m.read(self.dy), m.write(self.dx));
+        let ids = self.of.ids.map(|t| m.read_indices(t));
         dx.fill(F::ZERO);
         for (i, dy) in dy.chunks_exact(self.of.dim).enumerate() {
-            dx[self.of.source(ids, i)..][..self.of.dim].copy_from_slice(dy);
+            if let Some(at) = self.of.source(ids, i) {
+                dx[at..][..self.of.dim].copy_from_slice(dy);
+            }
         }
     }
 }

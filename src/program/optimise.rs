@@ -31,17 +31,24 @@ pub struct Optimiser {
     moments: Moments,
     average: Option<(Tensor, Tensor)>, // the average, its decay
     sum: Option<(Tensor, Tensor)>,     // accumulated gradients, what to keep of them
-    dloss: Tensor,
+    dlosses: Vec<(Tensor, f64)>, // gradients of the losses, their shares
     schedule: Tensor,
     clip: Clip,
 }
 
 impl Optimiser {
-    /// Records the optimiser of `loss`; `rate` gives the factor of a parameter's learning rate, by name.
-    pub fn record(t: &mut Tape, loss: Tensor, recipe: Recipe, rate: impl Fn(&str) -> f64) -> Self {
+    /// Records the optimiser of the sum of `losses`, each with its share of it; `rate` gives the factor of a parameter's
+    /// learning rate, by name.
+    pub fn record(
+        t: &mut Tape,
+        losses: &[(Tensor, f64)],
+        recipe: Recipe,
+        rate: impl Fn(&str) -> f64,
+    ) -> Self {
         let forward = t.ops().len();
-        let dloss = t.input(&[]);
-        let gradients = backward(t, &[(loss, dloss)]);
+        let dlosses: Vec<(Tensor, f64)> = losses.iter().map(|&(_, share)| (t.input(&[]), share)).collect();
+        let seeds: Vec<(Tensor, Tensor)> = losses.iter().zip(&dlosses).map(|(l, d)| (l.0, d.0)).collect();
+        let gradients = backward(t, &seeds);
         let flat = flatten(t, &gradients);
         let len = t.len(flat.params);
         let sum = (recipe.accumulate > 1).then(|| {
@@ -64,7 +71,7 @@ impl Optimiser {
             ema(t, flat.params, average, decay);
             (average, decay)
         });
-        Optimiser { recipe, forward, update, flat, moments, average, sum, dloss, schedule, clip }
+        Optimiser { recipe, forward, update, flat, moments, average, sum, dlosses, schedule, clip }
     }
     /// Temporaries that this reads after a run.
     pub fn kept(&self) -> Vec<Tensor> {
@@ -101,7 +108,9 @@ impl Optimiser {
         Ok(machine.read(self.clip.norm)?[0].f64())
     }
     fn begin<M: Machine + ?Sized>(&self, machine: &mut M, batch: usize) -> Result<()> {
-        machine.write(self.dloss, &[M::Real::of(1.0 / self.recipe.accumulate as f64)])?;
+        for &(dloss, share) in &self.dlosses {
+            machine.write(dloss, &[M::Real::of(share / self.recipe.accumulate as f64)])?;
+        }
         match self.sum {
             Some((_, keep)) => machine.write(keep, &[if batch == 0 { M::Real::ZERO } else { M::Real::ONE }]),
             None => Ok(()),

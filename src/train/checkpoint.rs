@@ -53,7 +53,7 @@ impl Card {
 }
 
 /// What a model does.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Task {
     /// Reconstructs removed patches.
@@ -69,10 +69,10 @@ pub enum Task {
 
 impl Task {
     /// The encoder, which both have.
-    pub fn encoder(&self) -> Encoder {
+    pub fn encoder(&self) -> &Encoder {
         match self {
-            Task::Pretraining(mae) => mae.encoder,
-            Task::BrainAge { encoder, .. } => *encoder,
+            Task::Pretraining(mae) => &mae.encoder,
+            Task::BrainAge { encoder, .. } => encoder,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Settings of a run, as they stand in a TOML file, in `--set` and in the run's `config.toml`.
 use crate::data::Augment;
-use crate::model::{Mae, Preset};
+use crate::model::{Mae, Preset, mae::Weight};
 use crate::ops::AgeLoss;
 use crate::program::Recipe;
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,14 @@ use serde::{Deserialize, Serialize};
 pub struct Pretrain {
     /// The model.
     pub model: Model,
-    /// What patches count for in the loss.
+    /// What removed patches count for in the loss.
     pub weight: Weight,
+    /// Which patches are masked and predicted.
+    pub patches: Patches,
+    /// Probability that a modality of a scan is hidden: predicted, but never seen. One at least is seen.
+    pub modality_dropout: f64,
+    /// What the loss of each modality counts for, in the order of the cache's modalities; empty for all the same.
+    pub modality_weights: Vec<f64>,
     /// The optimiser and its schedule.
     pub train: Training,
     /// Random changes of each volume.
@@ -29,6 +35,9 @@ pub struct Finetune {
     pub loss: Loss,
     /// Whether the network adds to a linear readout of regional intensities, fitted in closed form.
     pub readout: bool,
+    /// Probability that a modality of a scan is left out, so that a model gets used to having fewer. One at least is
+    /// shown.
+    pub modality_dropout: f64,
     /// Learning rate of a layer, relative to the one above it; 1 for equal rates.
     pub layer_decay: f64,
     /// Share of residual branches dropped in the last block; it falls linearly to 0 in the first.
@@ -56,15 +65,15 @@ pub struct Model {
 }
 
 impl Model {
-    /// The masked autoencoder for volumes of `grid` voxels; `Err` says which setting does not fit.
-    pub fn mae(&self, grid: [usize; 3]) -> Result<Mae, String> {
+    /// The masked autoencoder for volumes of `grid` voxels of some modalities; `Err` says which setting does not fit.
+    pub fn mae(&self, modalities: Vec<String>, grid: [usize; 3]) -> Result<Mae, String> {
         let Model { preset, patch, mask_ratio, norm_pix, cls_token } = *self;
         if patch == 0 || grid.iter().any(|n| !n.is_multiple_of(patch)) {
             return Err(format!(
                 "model.patch = {patch} does not divide every axis of the cache's grid {grid:?}"
             ));
         }
-        let mut mae = preset.mae(grid, patch);
+        let mut mae = preset.mae(modalities, grid, patch);
         (mae.mask_ratio, mae.norm_pix, mae.encoder.cls_token) = (mask_ratio, norm_pix, cls_token);
         if !(0.0..1.0).contains(&mask_ratio) || mae.kept() == 0 || mae.kept() == mae.tokens() {
             let (kept, tokens) = (mae.kept(), mae.tokens());
@@ -74,14 +83,14 @@ impl Model {
     }
 }
 
-/// What a removed patch counts for in the reconstruction loss.
+/// Which patches are masked and predicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Weight {
-    /// Its share of brain voxels: background patches count nothing.
+pub enum Patches {
+    /// All.
+    All,
+    /// Those with brain in them: the others are neither seen nor predicted, and sequences differ in length.
     Foreground,
-    /// All the same.
-    Uniform,
 }
 
 /// What an age prediction is trained with.
@@ -190,6 +199,30 @@ impl Training {
     }
 }
 
+impl Pretrain {
+    /// What the loss of each of `modalities` counts for, of 1 in all; `Err` says what does not fit.
+    pub fn shares(&self, modalities: &[String]) -> Result<Vec<f64>, String> {
+        let weights = &self.modality_weights;
+        if weights.is_empty() {
+            return Ok(vec![1.0 / modalities.len() as f64; modalities.len()]);
+        }
+        let sum: f64 = weights.iter().sum();
+        if weights.len() != modalities.len() || weights.iter().any(|w| !(*w >= 0.0)) || sum <= 0.0 {
+            let modalities = modalities.join(", ");
+            return Err(format!(
+                "modality_weights = {weights:?} must be numbers of at least 0, one for each of {modalities}"
+            ));
+        }
+        Ok(weights.iter().map(|w| w / sum).collect())
+    }
+}
+
+/// Refuses a `modality_dropout` that is no probability below 1.
+pub fn check_dropout(rate: f64) -> Result<(), String> {
+    let fits = (0.0..1.0).contains(&rate);
+    if fits { Ok(()) } else { Err(format!("modality_dropout = {rate} must be at least 0 and below 1")) }
+}
+
 impl Default for Model {
     fn default() -> Self {
         Model { preset: Preset::Tiny, patch: 16, mask_ratio: 0.75, norm_pix: true, cls_token: true }
@@ -207,6 +240,9 @@ impl Default for Pretrain {
         Pretrain {
             model: Model::default(),
             weight: Weight::Foreground,
+            patches: Patches::All,
+            modality_dropout: 0.2,
+            modality_weights: Vec::new(),
             train: Training {
                 epochs: 200,
                 batch: 16,
@@ -234,6 +270,7 @@ impl Default for Finetune {
             model: Model::default(),
             loss: Loss::Huber,
             readout: true,
+            modality_dropout: 0.2,
             layer_decay: 0.75,
             drop_path: 0.1,
             train: Training {

@@ -1,22 +1,20 @@
 //! Fine-tuning: brain age from a pretrained encoder, or from scratch; with a held-out part or by cross-validation.
 use super::Error;
 use super::checkpoint::{Card, Checkpoint, Head, Progress, Task};
-use super::config::{Finetune, Training};
+use super::config::{Finetune, Training, check_dropout};
 use super::infer::AgePredictor;
-use super::pretrain::subjects;
 use super::readout::{self, Readout};
+use super::samples::{Dropout, Samples};
 use super::schedule::layer_scale;
 use super::session::{Computer, Draw, Job, Session};
 use super::variants::Variants;
-use crate::data::{Cache, Member, Split};
+use crate::data::{Cache, Split};
 use crate::error::OnFile;
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
 use crate::model::{Encoder, brain_age, brain_age::BrainAge, init};
-use crate::ops::Patches;
 use crate::program::{Arrays, Device, Optimiser};
 use crate::tape::Tape;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -49,18 +47,24 @@ pub fn finetune(
     resume: bool,
 ) -> Result<Vec<Tested>, Error> {
     settings.train.check().map_err(Error::Setup)?;
-    let aged: Vec<usize> = (0..cache.len()).filter(|&row| cache.scans()[row].scan.age.is_some()).collect();
+    check_dropout(settings.modality_dropout).map_err(Error::Setup)?;
+    let encoder = match from {
+        Some(checkpoint) => pretrained_encoder(checkpoint, cache)?,
+        None => settings.model.mae(cache.modalities(), cache.grid()).map_err(Error::Setup)?.encoder,
+    };
+    let samples = &Samples::of(cache, &encoder.modalities).map_err(Error::Setup)?;
+    let aged: Vec<usize> = (0..samples.len()).filter(|&n| samples.age(n).is_some()).collect();
     if aged.len() < 4 {
         let few = format!("{} scans of the cache have an age: brain age needs at least 4", aged.len());
         return Err(Error::Setup(few + " (an `age` column in participants.tsv or in the manifest)"));
     }
-    let tuning = Tuning { cache, from, settings, device, resume };
+    let tuning = Tuning { samples, encoder, from, settings, device, resume };
     let Some(folds) = folds else {
-        let (rows, held_out, split) = holdout(cache, &aged, &settings.train, folder)?;
+        let (rows, held_out, split) = holdout(samples, &aged, &settings.train, folder)?;
         tuning.fit(&rows, &held_out, split, folder, "fine-tuning")?;
         return tuning.test(&held_out, None, folder);
     };
-    let split = Split::folds(&members(cache, &aged), folds, settings.train.seed)?;
+    let split = Split::folds(&samples.members(&aged), folds, settings.train.seed)?;
     split.write(&folder.join("folds.tsv"))?;
     // Everybody is tested, so nobody else is held out unless the last epoch has to be chosen by somebody.
     let validation = if settings.train.patience > 0 { settings.train.validation } else { 0.0 };
@@ -69,7 +73,7 @@ pub fn finetune(
     for fold in 0..folds {
         let folder = folder.join(format!("fold-{}", fold + 1));
         std::fs::create_dir_all(&folder).on_file("create", &folder)?;
-        let (rows, watched, hash) = holdout(cache, &split.other_rows(fold), &training, &folder)?;
+        let (rows, watched, hash) = holdout(samples, &split.other_rows(fold), &training, &folder)?;
         tuning.fit(
             &rows,
             &watched,
@@ -83,33 +87,26 @@ pub fn finetune(
     Ok(tested)
 }
 
-fn members<'a>(cache: &'a Cache, rows: &[usize]) -> Vec<Member<'a>> {
-    let member = |&row: &usize| {
-        let scan = &cache.scans()[row].scan;
-        Member { row, subject: &scan.subject, age: scan.age }
-    };
-    rows.iter().map(member).collect()
-}
-
-/// Holds out `training.validation` of the subjects of `rows`; writes the split. Returns the rows to learn from,
+/// Holds out `training.validation` of the subjects of samples `numbers`; writes the split. Returns those to learn from,
 /// those held out, and the split's hash.
 pub(super) fn holdout(
-    cache: &Cache,
-    rows: &[usize],
+    samples: &Samples<'_>,
+    numbers: &[usize],
     training: &Training,
     folder: &Path,
 ) -> Result<(Vec<usize>, Vec<usize>, String), Error> {
     if training.validation == 0.0 {
-        return Ok((rows.to_vec(), Vec::new(), String::new()));
+        return Ok((numbers.to_vec(), Vec::new(), String::new()));
     }
-    let split = Split::holdout(&members(cache, rows), training.validation, training.seed)?;
+    let split = Split::holdout(&samples.members(numbers), training.validation, training.seed)?;
     split.write(&folder.join("split.tsv"))?;
     Ok((split.rows(0), split.rows(1), split.hash()))
 }
 
 /// What all models of a run have in common.
 struct Tuning<'a> {
-    cache: &'a Cache,
+    samples: &'a Samples<'a>,
+    encoder: Encoder,
     from: Option<&'a Checkpoint>,
     settings: &'a Finetune,
     device: &'a Device,
@@ -117,78 +114,73 @@ struct Tuning<'a> {
 }
 
 impl Tuning<'_> {
-    /// Predictions for `rows` by the model in `folder`.
-    fn test(&self, rows: &[usize], fold: Option<usize>, folder: &Path) -> Result<Vec<Tested>, Error> {
-        let years =
-            AgePredictor::new(&Checkpoint::read(folder)?, self.device)?.predict_rows(self.cache, rows)?;
-        Ok(rows.iter().zip(years).map(|(&row, years)| Tested { row, years, fold }).collect())
+    /// Predictions for samples `numbers` by the model in `folder`.
+    fn test(&self, numbers: &[usize], fold: Option<usize>, folder: &Path) -> Result<Vec<Tested>, Error> {
+        let mut model = AgePredictor::new(&Checkpoint::read(folder)?, self.device)?;
+        let years = model.predict_samples(self.samples, numbers)?;
+        let tested = |(&number, years)| Tested { row: self.samples.first(number), years, fold };
+        Ok(numbers.iter().zip(years).map(tested).collect())
     }
-    /// Trains a model on `rows` in `folder`, watching it on `watched`.
+    /// Trains a model on samples `learned` in `folder`, watching it on `watched`.
     fn fit(
         &self,
-        rows: &[usize],
+        learned: &[usize],
         watched: &[usize],
         split: String,
         folder: &Path,
         title: &str,
     ) -> Result<Progress, Error> {
-        let (cache, settings) = (self.cache, self.settings);
-        let encoder = match self.from {
-            Some(checkpoint) => pretrained_encoder(checkpoint, cache)?,
-            None => settings.model.mae(cache.grid()).map_err(Error::Setup)?.encoder,
-        };
-        let targets = Targets::of(cache, encoder.patches(), rows, watched, settings.readout);
-        let head = head(&targets, rows, settings)?;
-        let batch = settings.train.batch.min(rows.len());
-        let model = BrainAge { encoder, loss: head.loss };
+        let Tuning { samples, encoder, settings, .. } = self;
+        let targets = Targets::of(samples, encoder, learned, watched, settings.readout);
+        let head = head(&targets, learned, settings)?;
+        let batch = settings.train.batch.min(learned.len());
+        let model = BrainAge { encoder: encoder.clone(), loss: head.loss };
         let mut tape = Tape::default();
-        let variants = Variants::record(&mut tape, batch, cache.grid());
+        let variants = Variants::record(&mut tape, batch, &encoder.modalities, encoder.grid);
         let recorded = model.record(&mut tape, variants.volume, settings.drop_path > 0.0);
-        let rate = |name: &str| {
-            layer_scale(encoder.shape.depth, layer(name, encoder.shape.depth), settings.layer_decay)
-        };
-        let optimiser = Optimiser::record(&mut tape, recorded.loss.loss, settings.train.recipe(), rate);
+        let depth = encoder.shape.depth;
+        let rate = |name: &str| layer_scale(depth, layer(name, depth), settings.layer_decay);
+        let losses = [(recorded.loss.loss, 1.0)];
+        let optimiser = Optimiser::record(&mut tape, &losses, settings.train.recipe(), rate);
         let kept = [optimiser.kept(), vec![recorded.loss.loss, recorded.loss.per_sample]].concat();
-        let first = init::first_weights(&tape, encoder.patches().grid(), settings.train.seed);
+        let first = init::first_weights(&tape, encoder, settings.train.seed);
         let mut machine = self.device.machine(tape, &kept).map_err(|e| Error::of_machine(e, batch))?;
         machine.load(&first)?;
         if let Some(checkpoint) = self.from {
             checkpoint.load_into(&mut *machine, &["fc_norm.", "head."])?;
         }
-        let ids: Vec<u32> = (0..batch).flat_map(|_| 0..encoder.patches().tokens() as u32).collect();
-        machine.write_indices(recorded.ids, &ids)?;
         let pretrained_on = self.from.map_or(Vec::new(), |c| c.card.data.subjects.clone());
         let job = Finetuning {
-            cache,
+            samples,
             settings,
             encoder,
             head,
             targets,
             variants,
             recorded,
-            rows,
+            learned,
             split,
             pretrained_on,
         };
         let training = &settings.train;
-        Session { job: &job, cache, optimiser: &optimiser, training, batch, rows, watched, folder, title }
+        Session { job: &job, optimiser: &optimiser, training, batch, learned, watched, folder, title }
             .run(&mut *machine, self.resume)
     }
 }
 
 fn pretrained_encoder(checkpoint: &Checkpoint, cache: &Cache) -> Result<Encoder, Error> {
     let problem = |reason: String| Error::Checkpoint { path: checkpoint.path.clone(), reason };
-    let Task::Pretraining(mae) = checkpoint.card.task else {
+    let Task::Pretraining(mae) = &checkpoint.card.task else {
         return Err(problem("it predicts ages already; --from takes a pretrained model".into()));
     };
     if checkpoint.card.preprocessing != *cache.preprocessing() {
         let (theirs, ours) = (&checkpoint.card.preprocessing, cache.preprocessing());
         return Err(problem(format!("it was trained on scans prepared to {theirs}, the cache to {ours}")));
     }
-    Ok(mae.encoder)
+    Ok(mae.encoder.clone())
 }
 
-/// What the network is trained on: each scan's age, less what the readout says of it.
+/// What the network is trained on: each sample's age, less what the readout says of it.
 struct Targets {
     ages: BTreeMap<usize, f64>,
     years: BTreeMap<usize, f64>,
@@ -196,40 +188,43 @@ struct Targets {
 }
 
 impl Targets {
-    /// Targets of `rows`, which the readout is fitted to, and of `watched`. A training scan's target is what the
-    /// readout leaves when that scan is left out of its fit: what it will leave of scans it has never seen.
-    fn of(cache: &Cache, patches: Patches, rows: &[usize], watched: &[usize], readout: bool) -> Targets {
-        let age = |&row: &usize| {
-            (row, cache.scans()[row].scan.age.expect("only scans with an age are used").into())
-        };
-        let ages: BTreeMap<usize, f64> = rows.iter().chain(watched).map(age).collect();
+    /// Targets of samples `learned`, which the readout is fitted to, and of `watched`. A training scan's target is what
+    /// the readout leaves when that scan is left out of its fit: what it will leave of scans it has never seen.
+    fn of(
+        samples: &Samples<'_>,
+        encoder: &Encoder,
+        learned: &[usize],
+        watched: &[usize],
+        readout: bool,
+    ) -> Targets {
+        let numbers = || learned.iter().chain(watched);
+        let age = |&n: &usize| (n, samples.age(n).expect("only scans with an age are used").into());
+        let ages: BTreeMap<usize, f64> = numbers().map(age).collect();
         if !readout {
             return Targets { years: ages.clone(), ages, readout: None };
         }
-        let features = |&row: &usize| readout::features(patches, &cache.volume(row).to_f32_vec());
-        let features: Vec<Vec<f32>> = rows.par_iter().chain(watched).map(features).collect();
-        let training: Vec<f64> = rows.iter().map(|row| ages[row]).collect();
-        let readout::Fitted { readout, left_out } = readout::fit(&features[..rows.len()], &training);
-        let watched_years = features[rows.len()..].iter().map(|f| readout.years(f));
+        let features = |&n: &usize| readout::features(encoder, &samples.volumes_of(n));
+        let features: Vec<Vec<f32>> = learned.par_iter().chain(watched).map(features).collect();
+        let training: Vec<f64> = learned.iter().map(|n| ages[n]).collect();
+        let readout::Fitted { readout, left_out } = readout::fit(&features[..learned.len()], &training);
+        let watched_years = features[learned.len()..].iter().map(|f| readout.years(f));
         let said = left_out.into_iter().chain(watched_years);
-        let years =
-            rows.iter().chain(watched).zip(said).map(|(row, said)| (*row, ages[row] - said)).collect();
+        let years = numbers().zip(said).map(|(n, said)| (*n, ages[n] - said)).collect();
         Targets { ages, years, readout: Some(readout) }
     }
 }
 
-fn head(targets: &Targets, rows: &[usize], settings: &Finetune) -> Result<Head, Error> {
+fn head(targets: &Targets, learned: &[usize], settings: &Finetune) -> Result<Head, Error> {
     let extremes = |of: &BTreeMap<usize, f64>| {
-        [f64::min, f64::max]
-            .map(|f| rows.iter().map(|row| of[row]).reduce(f).expect("there are training scans"))
+        [f64::min, f64::max].map(|f| learned.iter().map(|n| of[n]).reduce(f).expect("there are training scans"))
     };
     let age_range = extremes(&targets.ages);
     if age_range[0] == age_range[1] {
         return Err(Error::Setup(format!("all training scans have the same age, {} years", age_range[0])));
     }
-    let n = rows.len() as f64;
-    let target_mean = rows.iter().map(|row| targets.years[row]).sum::<f64>() / n;
-    let variance = rows.iter().map(|row| (targets.years[row] - target_mean).powi(2)).sum::<f64>() / n;
+    let n = learned.len() as f64;
+    let target_mean = learned.iter().map(|n| targets.years[n]).sum::<f64>() / n;
+    let variance = learned.iter().map(|n| (targets.years[n] - target_mean).powi(2)).sum::<f64>() / n;
     let [least, greatest] = extremes(&targets.years);
     let loss = settings.loss.of_targets(least, greatest);
     let readout = targets.readout.is_some();
@@ -247,24 +242,33 @@ fn layer(name: &str, depth: usize) -> usize {
 }
 
 struct Finetuning<'a> {
-    cache: &'a Cache,
+    samples: &'a Samples<'a>,
     settings: &'a Finetune,
-    encoder: Encoder,
+    encoder: &'a Encoder,
     head: Head,
     targets: Targets,
     variants: Variants,
     recorded: brain_age::Recorded,
-    rows: &'a [usize],
+    learned: &'a [usize],
     split: String,
     pretrained_on: Vec<String>,
 }
 
 impl Job for Finetuning<'_> {
-    fn fill(&self, machine: &mut Computer, rows: &[usize], draw: Draw) -> cuda::Result<()> {
+    fn samples(&self) -> &Samples<'_> {
+        self.samples
+    }
+    fn fill(&self, machine: &mut Computer, numbers: &[usize], draw: Draw) -> cuda::Result<()> {
         let seed = self.settings.train.seed;
-        self.variants.fill(machine, self.cache, rows, &self.settings.augment, seed, draw)?;
-        let targets: Vec<f32> =
-            rows.iter().map(|row| self.head.target(self.targets.years[row]) as f32).collect();
+        self.variants.fill(machine, self.samples, numbers, &self.settings.augment, seed, draw)?;
+        let dropout = Dropout { rate: self.settings.modality_dropout, seed };
+        let shown = numbers.iter().enumerate().map(|(i, &number)| {
+            let present = self.samples.present(number);
+            let dropped = dropout.draw(&present, draw, i);
+            present.iter().zip(dropped).map(|(&here, gone)| here && !gone).collect()
+        });
+        self.recorded.show(machine, self.encoder, &shown.collect::<Vec<Vec<bool>>>())?;
+        let targets: Vec<f32> = numbers.iter().map(|n| self.head.target(self.targets.years[n]) as f32).collect();
         machine.write(self.recorded.age, &targets)?;
         let depth = self.encoder.shape.depth;
         for (branch, &drop) in self.recorded.drops.iter().enumerate() {
@@ -278,7 +282,7 @@ impl Job for Finetuning<'_> {
                     if kept { 1.0 / (1.0 - rate) } else { 0.0 }
                 }
             };
-            let factors: Vec<f32> = (0..rows.len()).map(factor).collect();
+            let factors: Vec<f32> = (0..numbers.len()).map(factor).collect();
             machine.write(drop, &factors)?;
         }
         Ok(())
@@ -286,22 +290,12 @@ impl Job for Finetuning<'_> {
     fn sample_losses(&self, machine: &Computer) -> cuda::Result<Vec<f64>> {
         Ok(machine.read(self.recorded.loss.per_sample)?.into_iter().map(f64::from).collect())
     }
-    fn row_name(&self, row: usize) -> String {
-        self.cache.scans()[row].scan.path.display().to_string()
-    }
     fn card(&self, progress: Progress) -> Card {
-        let task = Task::BrainAge { encoder: self.encoder, head: self.head };
-        Card::new(
-            task,
-            self.cache,
-            subjects(self.cache, self.rows),
-            &self.pretrained_on,
-            &self.split,
-            progress,
-        )
+        let task = Task::BrainAge { encoder: self.encoder.clone(), head: self.head };
+        let subjects = self.samples.subjects(self.learned);
+        Card::new(task, self.samples.cache, subjects, &self.pretrained_on, &self.split, progress)
     }
     fn extras(&self) -> Arrays<f32> {
-        let Some(readout) = &self.targets.readout else { return Arrays::default() };
-        readout.arrays(self.encoder.patches())
+        self.targets.readout.as_ref().map_or(Arrays::default(), |readout| readout.arrays(self.encoder))
     }
 }

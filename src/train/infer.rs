@@ -2,69 +2,74 @@
 use super::Error;
 use super::checkpoint::{Checkpoint, Head, Task};
 use super::readout::{self, Readout};
-use crate::data::Cache;
+use super::samples::{Samples, Volumes};
+use crate::image::BACKGROUND;
 use crate::machine::cuda;
 use crate::model::{Encoder, brain_age, brain_age::BrainAge};
-use crate::ops::{AgeLoss, Patches};
+use crate::ops::AgeLoss;
 use crate::program::{Device, Machine};
 use crate::tape::{Tape, Tensor};
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-/// Volumes that are computed together.
+/// Heads that are computed together.
 const BATCH: usize = 8;
 
 /// An encoder over whole volumes.
 struct Forward {
     machine: Box<dyn Machine<Real = f32>>,
+    encoder: Encoder,
     volume: Tensor,
     model: brain_age::Recorded,
-    batch: usize,
+}
+
+/// What a model makes of one head.
+struct Seen {
+    features: Vec<f32>,
+    outputs: Vec<f32>,
 }
 
 impl Forward {
     fn new(
         checkpoint: &Checkpoint,
         device: &Device,
-        encoder: Encoder,
+        encoder: &Encoder,
         loss: AgeLoss,
         new: &[&str],
     ) -> Result<Self, Error> {
         let mut tape = Tape::default();
         let volume = encoder.volume(&mut tape, BATCH);
-        let model = BrainAge { encoder, loss }.record(&mut tape, volume, false);
+        let model = BrainAge { encoder: encoder.clone(), loss }.record(&mut tape, volume, false);
         let mut machine = device.machine(tape, &[model.features, model.pred])?;
         checkpoint.load_into(&mut *machine, new)?;
-        let tokens = encoder.patches().tokens() as u32;
-        machine.write_indices(model.ids, &(0..BATCH).flat_map(|_| 0..tokens).collect::<Vec<u32>>())?;
-        Ok(Forward { machine, volume, model, batch: BATCH })
+        Ok(Forward { machine, encoder: encoder.clone(), volume, model })
     }
-    /// Computes `count` volumes, which `fill` writes by number, and calls `take` with each one's number and the
-    /// machine's outputs for it: features and predictions.
-    fn each(
-        &mut self,
-        count: usize,
-        fill: impl Fn(usize, &mut [f32]),
-        mut take: impl FnMut(&[f32], &[f32]),
-    ) -> cuda::Result<()> {
-        let mut volumes = vec![0.0; self.machine.tape().len(self.volume)];
-        for from in (0..count).step_by(self.batch) {
-            let to = (from + self.batch).min(count);
-            let len = volumes.len() / self.batch;
+    /// What the model makes of each of `heads`.
+    fn see(&mut self, heads: &[Volumes]) -> cuda::Result<Vec<Seen>> {
+        let mut seen = Vec::with_capacity(heads.len());
+        let mut volumes = vec![BACKGROUND; self.machine.tape().len(self.volume)];
+        let each = volumes.len() / BATCH / self.encoder.modalities.len();
+        for heads in heads.chunks(BATCH) {
             // The rest of a last batch keeps what was there before: its outputs are not read.
-            volumes.chunks_exact_mut(len).zip(from..to).for_each(|(volume, i)| fill(i, volume));
+            let all = heads.iter().flatten();
+            for (to, volume) in volumes.chunks_exact_mut(each).zip(all) {
+                match volume {
+                    Some(volume) => to.copy_from_slice(volume),
+                    None => to.fill(BACKGROUND),
+                }
+            }
+            let here = |head: &Volumes| head.iter().map(Option::is_some).collect::<Vec<bool>>();
+            let mut present: Vec<Vec<bool>> = heads.iter().map(here).collect();
+            present.resize(BATCH, vec![true; self.encoder.modalities.len()]);
+            self.model.show(&mut *self.machine, &self.encoder, &present)?;
             self.machine.write(self.volume, &volumes)?;
             self.machine.run()?;
             let features = self.machine.read(self.model.features)?;
             let pred = self.machine.read(self.model.pred)?;
-            let (dim, outputs) = (features.len() / self.batch, pred.len() / self.batch);
-            features
-                .chunks_exact(dim)
-                .zip(pred.chunks_exact(outputs))
-                .take(to - from)
-                .for_each(|(f, p)| take(f, p));
+            let [features, outputs] = [&features, &pred].map(|all| all.chunks_exact(all.len() / BATCH));
+            let both = features.zip(outputs).take(heads.len());
+            seen.extend(both.map(|(f, o)| Seen { features: f.to_vec(), outputs: o.to_vec() }));
         }
-        Ok(())
+        Ok(seen)
     }
 }
 
@@ -72,7 +77,7 @@ impl Forward {
 pub struct AgePredictor {
     forward: Forward,
     head: Head,
-    readout: Option<(Readout, Patches)>,
+    readout: Option<Readout>,
 }
 
 impl AgePredictor {
@@ -81,52 +86,50 @@ impl AgePredictor {
     /// # Errors
     /// A model that does not predict ages, or whose weights do not fit.
     pub fn new(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
-        let Task::BrainAge { encoder, head } = checkpoint.card.task else {
+        let Task::BrainAge { encoder, head } = &checkpoint.card.task else {
             let reason = "it is a pretrained model, which predicts no ages; fine-tune it first".to_owned();
             return Err(Error::Checkpoint { path: checkpoint.path.clone(), reason });
         };
         let problem = |reason| Error::Checkpoint { path: checkpoint.path.clone(), reason };
-        let readout =
-            |patches| Readout::of_arrays(&checkpoint.arrays, patches).map(|r| (r, patches)).map_err(problem);
-        let readout = head.readout.then(|| readout(encoder.patches())).transpose()?;
+        let readout = || Readout::of_arrays(&checkpoint.arrays, encoder).map_err(problem);
+        let readout = head.readout.then(readout).transpose()?;
         let forward = Forward::new(checkpoint, device, encoder, head.loss, &[])?;
-        Ok(AgePredictor { forward, head, readout })
+        Ok(AgePredictor { forward, head: *head, readout })
     }
-    /// Ages in years of `count` volumes, which `fill` writes by number. The network sees a volume as it is and
-    /// mirrored, and the mean of the two is taken: sides were exchanged at random in training too.
+    /// The modalities it may be given, of which a head has one at least.
+    pub fn modalities(&self) -> &[String] {
+        &self.forward.encoder.modalities
+    }
+    /// Ages in years of `heads`. The network sees a head as it is and mirrored, and the mean of the two is taken: sides
+    /// were exchanged at random in training too.
     ///
     /// # Errors
     /// What the device says.
-    pub fn predict(
-        &mut self,
-        grid: [usize; 3],
-        count: usize,
-        fill: impl Fn(usize, &mut [f32]) + Sync,
-    ) -> cuda::Result<Vec<f64>> {
-        let read = |i: usize| {
-            self.readout.as_ref().map_or(0.0, |(readout, patches)| {
-                let mut volume = vec![0.0; patches.volume_len()];
-                fill(i, &mut volume);
-                readout.years(&readout::features(*patches, &volume))
-            })
+    pub fn predict(&mut self, heads: &[Volumes]) -> cuda::Result<Vec<f64>> {
+        let encoder = &self.forward.encoder;
+        let read = |head: &Volumes| {
+            self.readout.as_ref().map_or(0.0, |readout| readout.years(&readout::features(encoder, head)))
         };
-        let said: Vec<f64> = (0..count).into_par_iter().map(read).collect();
-        let mut years = Vec::with_capacity(2 * count);
-        let both = |i: usize, volume: &mut [f32]| {
-            fill(i / 2, volume);
-            if i % 2 == 1 {
-                mirror(volume, grid);
-            }
-        };
-        self.forward.each(2 * count, both, |_, outputs| years.push(self.head.years(outputs)))?;
-        Ok(said.iter().zip(years.as_chunks::<2>().0).map(|(said, [a, b])| said + 0.5 * (a + b)).collect())
+        let said: Vec<f64> = heads.par_iter().map(read).collect();
+        let mut mirrored = heads.to_vec();
+        let grid = encoder.grid;
+        mirrored.par_iter_mut().flatten().flatten().for_each(|volume| mirror(volume, grid));
+        let [seen, other] = [self.forward.see(heads)?, self.forward.see(&mirrored)?];
+        let years = |seen: &Seen| self.head.years(&seen.outputs);
+        let mean = seen.iter().zip(&other).map(|(a, b)| 0.5 * (years(a) + years(b)));
+        Ok(said.iter().zip(mean).map(|(said, mean)| said + mean).collect())
     }
-    /// Ages in years of rows of a cache.
+    /// Ages in years of samples of a cache.
     ///
     /// # Errors
     /// What the device says.
-    pub fn predict_rows(&mut self, cache: &Cache, rows: &[usize]) -> cuda::Result<Vec<f64>> {
-        self.predict(cache.grid(), rows.len(), |i, volume| cache.volume(rows[i]).convert_to_f32_slice(volume))
+    pub fn predict_samples(&mut self, samples: &Samples<'_>, numbers: &[usize]) -> cuda::Result<Vec<f64>> {
+        let mut years = Vec::with_capacity(numbers.len());
+        for numbers in numbers.chunks(BATCH) {
+            let heads: Vec<Volumes> = numbers.iter().map(|&n| samples.volumes_of(n)).collect();
+            years.extend(self.predict(&heads)?);
+        }
+        Ok(years)
     }
 }
 
@@ -154,13 +157,11 @@ impl Embedder {
         let encoder = checkpoint.card.task.encoder();
         Ok(Embedder { forward: Forward::new(checkpoint, device, encoder, AgeLoss::L1, &new)? })
     }
-    /// Features `[D]` of each of `count` volumes, which `fill` writes by number.
+    /// Features `[D]` of each of `heads`.
     ///
     /// # Errors
     /// What the device says.
-    pub fn embed(&mut self, count: usize, fill: impl Fn(usize, &mut [f32])) -> cuda::Result<Vec<Vec<f32>>> {
-        let mut all = Vec::with_capacity(count);
-        self.forward.each(count, fill, |features, _| all.push(features.to_vec()))?;
-        Ok(all)
+    pub fn embed(&mut self, heads: &[Volumes]) -> cuda::Result<Vec<Vec<f32>>> {
+        Ok(self.forward.see(heads)?.into_iter().map(|seen| seen.features).collect())
     }
 }

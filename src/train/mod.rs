@@ -10,6 +10,7 @@ pub mod log;
 pub mod pretrain;
 pub mod readout;
 pub mod reconstruct;
+pub mod samples;
 pub mod schedule;
 pub mod session;
 pub mod settings;

@@ -1,13 +1,14 @@
 //! Pretraining: a masked autoencoder on the volumes of a cache.
 use super::checkpoint::{Card, Progress, Task};
-use super::config::{Pretrain, Weight};
+use super::config::{Patches, Pretrain, check_dropout};
+use super::samples::{Dropout, Samples, Shown};
 use super::session::{Computer, Draw, Job, Session};
 use super::{Error, finetune::holdout, variants::Variants};
 use crate::data::Cache;
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose, STREAM};
-use crate::model::{Mae, init, mae};
-use crate::ops::{self, reconstruction_loss::ReconstructionLoss};
+use crate::model::{Mae, init, mae, mae::Weight};
+use crate::ops;
 use crate::program::{Device, Optimiser};
 use crate::tape::{Tape, Tensor};
 use std::path::Path;
@@ -24,96 +25,129 @@ pub fn pretrain(
     resume: bool,
 ) -> Result<Progress, Error> {
     settings.train.check().map_err(Error::Setup)?;
-    let mae = settings.model.mae(cache.grid()).map_err(Error::Setup)?;
-    let all: Vec<usize> = (0..cache.len()).collect();
-    let (rows, watched, split) = holdout(cache, &all, &settings.train, folder)?;
-    let batch = settings.train.batch.min(rows.len());
+    check_dropout(settings.modality_dropout).map_err(Error::Setup)?;
+    let mae = settings.model.mae(cache.modalities(), cache.grid()).map_err(Error::Setup)?;
+    let modalities = &mae.encoder.modalities;
+    let shares = settings.shares(modalities).map_err(Error::Setup)?;
+    let samples = Samples::of(cache, modalities).map_err(Error::Setup)?;
+    let all: Vec<usize> = (0..samples.len()).collect();
+    let (learned, watched, split) = holdout(&samples, &all, &settings.train, folder)?;
+    let batch = settings.train.batch.min(learned.len());
 
     let mut tape = Tape::default();
-    let variants = Variants::record(&mut tape, batch, cache.grid());
+    let variants = Variants::record(&mut tape, batch, modalities, cache.grid());
     let streams = tape.indices(&[batch, STREAM]);
-    let masks = ops::random_masking(&mut tape, streams, mae.tokens(), mae.kept());
-    let weight = match settings.weight {
-        Weight::Uniform => tape.input(&[batch, mae.tokens() - mae.kept()]),
-        Weight::Foreground => {
-            ops::foreground_weight(&mut tape, variants.volume, masks.ids_removed, mae.encoder.patch)
-        }
-    };
-    let inputs = mae::Inputs {
-        volume: variants.volume,
-        ids_keep: masks.ids_keep,
-        ids_restore: masks.ids_restore,
-        ids_predict: masks.ids_removed,
-        weight,
-    };
-    let loss = mae.record(&mut tape, inputs).loss;
-    let optimiser = Optimiser::record(&mut tape, loss.loss, settings.train.recipe(), |_| 1.0);
-    let kept = [optimiser.kept(), vec![loss.loss, loss.per_patch, weight]].concat();
-    let first = init::first_weights(&tape, mae.encoder.patches().grid(), settings.train.seed);
-    let mut machine = device.machine(tape, &kept).map_err(|error| Error::of_machine(error, batch))?;
+    let foreground = settings.patches == Patches::Foreground;
+    let shown =
+        (foreground || modalities.len() > 1).then(|| Shown::record(&mut tape, batch, modalities.len()));
+    let (volume, edge) = (variants.volume, mae.encoder.patch);
+    let states = shown.map(|s| ops::token_states(&mut tape, volume, s.states, edge, foreground));
+    let inputs = mae.masked(&mut tape, volume, streams, states, settings.weight);
+    let recorded = mae.record(&mut tape, &inputs);
+    let losses: Vec<(Tensor, f64)> = recorded.losses.iter().map(|l| l.loss).zip(shares.clone()).collect();
+    let optimiser = Optimiser::record(&mut tape, &losses, settings.train.recipe(), |_| 1.0);
+    let read = recorded.losses.iter().zip(&inputs.targets);
+    let read: Vec<Tensor> = read.flat_map(|(l, target)| [l.loss, l.per_patch, target.weight]).collect();
+    let first = init::first_weights(&tape, &mae.encoder, settings.train.seed);
+    let mut machine = device
+        .machine(tape, &[optimiser.kept(), read].concat())
+        .map_err(|error| Error::of_machine(error, batch))?;
     machine.load(&first)?;
-    if settings.weight == Weight::Uniform {
-        machine.write(weight, &vec![1.0; batch * (mae.tokens() - mae.kept())])?;
+    if settings.weight == Weight::Uniform && states.is_none() {
+        machine.write(inputs.targets[0].weight, &vec![1.0; batch * (mae.tokens() - mae.kept())])?;
     }
 
-    let job = Pretraining { cache, settings, mae, variants, streams, weight, loss, rows: &rows, split };
+    let job = Pretraining { samples, settings, mae, variants, streams, shown, inputs, recorded, shares, learned: &learned, split };
     let (training, title) = (&settings.train, "pretraining");
-    let (rows, watched) = (&rows[..], &watched[..]);
-    Session { job: &job, cache, optimiser: &optimiser, training, batch, rows, watched, folder, title }
+    let (learned, watched) = (&learned[..], &watched[..]);
+    Session { job: &job, optimiser: &optimiser, training, batch, learned, watched, folder, title }
         .run(&mut *machine, resume)
 }
 
 struct Pretraining<'a> {
-    cache: &'a Cache,
+    samples: Samples<'a>,
     settings: &'a Pretrain,
     mae: Mae,
     variants: Variants,
     /// Where the noise of masks comes from.
     streams: Tensor,
-    weight: Tensor,
-    loss: ReconstructionLoss,
-    rows: &'a [usize],
+    /// Where samples differ in what is masked.
+    shown: Option<Shown>,
+    inputs: mae::Inputs,
+    recorded: mae::Recorded,
+    /// What each modality's loss counts for.
+    shares: Vec<f64>,
+    learned: &'a [usize],
     split: String,
 }
 
-impl Job for Pretraining<'_> {
-    fn fill(&self, machine: &mut Computer, rows: &[usize], draw: Draw) -> cuda::Result<()> {
-        let seed = self.settings.train.seed;
-        let stream = |(i, &row): (usize, &usize)| {
-            // A watched scan has the same mask in every epoch.
-            let (step, sample) = match draw {
-                Draw::Learn(step) => (step, i as u32),
-                Draw::Watch => (u64::MAX, row as u32),
-            };
-            Philox::new(seed, Purpose::Mask, step, sample).start()
-        };
-        let streams: Vec<u32> = rows.iter().enumerate().flat_map(stream).collect();
-        machine.write_indices(self.streams, &streams)?;
-        self.variants.fill(machine, self.cache, rows, &self.settings.augment, seed, draw)
-    }
-    fn sample_losses(&self, machine: &Computer) -> cuda::Result<Vec<f64>> {
-        let removed = self.mae.tokens() - self.mae.kept();
-        let (errors, weights) = (machine.read(self.loss.per_patch)?, machine.read(self.weight)?);
+impl Pretraining<'_> {
+    /// The loss of each sample in modality number `m`; `None` where nothing of it counts.
+    fn losses_in(&self, machine: &Computer, m: usize) -> cuda::Result<Vec<Option<f64>>> {
+        let (per_patch, weight) = (self.recorded.losses[m].per_patch, self.inputs.targets[m].weight);
+        let (errors, weights) = (machine.read(per_patch)?, machine.read(weight)?);
+        let count = machine.tape().shape(weight)[1];
         let mean = |(errors, weights): (&[f32], &[f32])| {
             let total: f64 = weights.iter().map(|&w| f64::from(w)).sum();
-            let sum: f64 = errors.iter().zip(weights).map(|(&e, &w)| f64::from(e) * f64::from(w)).sum();
-            if total > 0.0 { sum / total } else { sum }
+            // A patch that does not count may hold anything.
+            let counted = errors.iter().zip(weights).filter(|(_, w)| **w != 0.0);
+            let sum: f64 = counted.map(|(&e, &w)| f64::from(e) * f64::from(w)).sum();
+            (total > 0.0).then_some(sum / total)
         };
-        Ok(errors.chunks(removed).zip(weights.chunks(removed)).map(mean).collect())
-    }
-    fn row_name(&self, row: usize) -> String {
-        self.cache.scans()[row].scan.path.display().to_string()
-    }
-    fn card(&self, progress: Progress) -> Card {
-        let task = Task::Pretraining(self.mae);
-        Card::new(task, self.cache, subjects(self.cache, self.rows), &[], &self.split, progress)
+        Ok(errors.chunks(count).zip(weights.chunks(count)).map(mean).collect())
     }
 }
 
-/// The subjects of some rows, each once, sorted.
-pub(super) fn subjects(cache: &Cache, rows: &[usize]) -> Vec<String> {
-    let mut subjects: Vec<String> = rows.iter().map(|&row| cache.scans()[row].scan.subject.clone()).collect();
-    subjects.sort();
-    subjects.dedup();
-    subjects
+impl Job for Pretraining<'_> {
+    fn samples(&self) -> &Samples<'_> {
+        &self.samples
+    }
+    fn fill(&self, machine: &mut Computer, numbers: &[usize], draw: Draw) -> cuda::Result<()> {
+        let seed = self.settings.train.seed;
+        let stream = |(i, &number): (usize, &usize)| {
+            // A watched scan has the same mask in every epoch.
+            let (step, sample) = match draw {
+                Draw::Learn(step) => (step, i as u32),
+                Draw::Watch => (u64::MAX, number as u32),
+            };
+            Philox::new(seed, Purpose::Mask, step, sample).start()
+        };
+        let streams: Vec<u32> = numbers.iter().enumerate().flat_map(stream).collect();
+        machine.write_indices(self.streams, &streams)?;
+        if let Some(shown) = self.shown {
+            let dropout = Dropout { rate: self.settings.modality_dropout, seed };
+            shown.fill(machine, &self.samples, numbers, &dropout, draw)?;
+        }
+        self.variants.fill(machine, &self.samples, numbers, &self.settings.augment, seed, draw)
+    }
+    /// The weighted mean over the modalities that a sample has.
+    fn sample_losses(&self, machine: &Computer) -> cuda::Result<Vec<f64>> {
+        let modalities = 0..self.shares.len();
+        let each = modalities.map(|m| self.losses_in(machine, m)).collect::<cuda::Result<Vec<_>>>()?;
+        let mean = |sample: usize| {
+            let there = || each.iter().zip(&self.shares).filter_map(|(l, share)| Some((l[sample]?, share)));
+            let total: f64 = there().map(|(_, share)| share).sum();
+            let sum: f64 = there().map(|(loss, share)| loss * share).sum();
+            if total > 0.0 { sum / total } else { 0.0 }
+        };
+        Ok((0..each[0].len()).map(mean).collect())
+    }
+    fn parts(&self, machine: &Computer) -> cuda::Result<Vec<(String, f64)>> {
+        if self.shares.len() == 1 {
+            return Ok(Vec::new());
+        }
+        let mut parts = Vec::new();
+        for (m, modality) in self.mae.encoder.modalities.iter().enumerate() {
+            let there: Vec<f64> = self.losses_in(machine, m)?.into_iter().flatten().collect();
+            if !there.is_empty() {
+                parts.push((format!("loss/{modality}"), there.iter().sum::<f64>() / there.len() as f64));
+            }
+        }
+        Ok(parts)
+    }
+    fn card(&self, progress: Progress) -> Card {
+        let task = Task::Pretraining(self.mae.clone());
+        let subjects = self.samples.subjects(self.learned);
+        Card::new(task, self.samples.cache, subjects, &[], &self.split, progress)
+    }
 }

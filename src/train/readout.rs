@@ -5,8 +5,10 @@
 //! each region is fluid, grey or white is what ages a brain most visibly, and with a hundred scans it is better
 //! counted than learned. Features are square roots of soft histograms (as Hellinger's distance compares
 //! distributions), the weights come from ridge regression in closed form, its strength from leave-one-out.
+use super::samples::Volumes;
 use crate::image::BACKGROUND;
 use crate::machine::{Into, Mat, MatMut, Threads, gemm};
+use crate::model::Encoder;
 use crate::ops::Patches;
 use crate::program::{Array, Arrays};
 use rayon::prelude::*;
@@ -22,9 +24,18 @@ const LEAST: f32 = 1e-4;
 /// Ridge penalties that are tried, as shares of the mean squared length of the centred features.
 const PENALTIES: [f64; 7] = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0];
 
-/// Features of one volume, `[L, BINS]`: for each patch the roots of the shares of its voxels that are brain of each
-/// intensity. A voxel counts for the two bins it lies between, by nearness.
-pub fn features(patches: Patches, volume: &[f32]) -> Vec<f32> {
+/// Features of the volumes of one head, `[L, BINS]`: for each patch the roots of the shares of its voxels that are brain
+/// of each intensity; NaN for a modality that is missing. A voxel counts for the two bins it lies between, by nearness.
+pub fn features(encoder: &Encoder, volumes: &Volumes) -> Vec<f32> {
+    let patches = Patches::new(1, encoder.grid, encoder.patch);
+    let of = |volume: &Option<Vec<f32>>| match volume {
+        Some(volume) => histograms(patches, volume),
+        None => vec![f32::NAN; patches.tokens() * BINS],
+    };
+    volumes.iter().flat_map(of).collect()
+}
+
+fn histograms(patches: Patches, volume: &[f32]) -> Vec<f32> {
     let mut all = vec![0.0; patches.tokens() * BINS];
     for (token, shares) in all.chunks_exact_mut(BINS).enumerate() {
         for line in patches.lines(token) {
@@ -45,32 +56,43 @@ pub fn features(patches: Patches, volume: &[f32]) -> Vec<f32> {
 pub struct Readout {
     /// Years per unit of each feature.
     pub weight: Vec<f32>,
-    /// Years at features of zero.
+    /// The mean of each feature over the training scans, which stands for one that is missing.
+    pub mean: Vec<f32>,
+    /// Years at these means.
     pub bias: f64,
 }
 
 impl Readout {
     /// The age that `features` say, years.
     pub fn years(&self, features: &[f32]) -> f64 {
-        let inner = |(w, f): (&f32, &f32)| f64::from(*w) * f64::from(*f);
-        self.bias + self.weight.iter().zip(features).map(inner).sum::<f64>()
+        let term = |((w, mean), f): ((&f32, &f32), &f32)| match f.is_nan() {
+            true => 0.0,
+            false => f64::from(*w) * (f64::from(*f) - f64::from(*mean)),
+        };
+        self.bias + self.weight.iter().zip(&self.mean).zip(features).map(term).sum::<f64>()
     }
-    /// As it stands in a model file: `readout.weight` `[L, BINS]` and `readout.bias` `[1]`.
-    pub fn arrays(&self, patches: Patches) -> Arrays<f32> {
-        let weight = Array { shape: vec![patches.tokens(), BINS], data: self.weight.clone() };
+    /// As it stands in a model file: `readout.weight` and `readout.mean` `[L, BINS]`, `readout.bias` `[1]`.
+    pub fn arrays(&self, encoder: &Encoder) -> Arrays<f32> {
+        let shape = vec![encoder.patches().tokens(), BINS];
+        let table = |data: &Vec<f32>| Array { shape: shape.clone(), data: data.clone() };
         let bias = Array { shape: vec![1], data: vec![self.bias as f32] };
-        [("readout.weight".to_owned(), weight), ("readout.bias".to_owned(), bias)].into()
+        let named = [("weight", table(&self.weight)), ("mean", table(&self.mean)), ("bias", bias)];
+        named.into_iter().map(|(name, array)| (format!("readout.{name}"), array)).collect()
     }
     /// From a model file; `Err` names what is missing or does not fit.
-    pub fn of_arrays(arrays: &Arrays<f32>, patches: Patches) -> Result<Readout, String> {
+    pub fn of_arrays(arrays: &Arrays<f32>, encoder: &Encoder) -> Result<Readout, String> {
         let array = |name: &str, len: usize| {
             let found = arrays.get(name).ok_or_else(|| format!("`{name}` is missing"))?;
             let fits = found.data.len() == len;
             fits.then_some(&found.data)
                 .ok_or_else(|| format!("`{name}` has {} values, not {len}", found.data.len()))
         };
-        let weight = array("readout.weight", patches.tokens() * BINS)?.clone();
-        Ok(Readout { weight, bias: array("readout.bias", 1)?[0].into() })
+        let len = encoder.patches().tokens() * BINS;
+        Ok(Readout {
+            weight: array("readout.weight", len)?.clone(),
+            mean: array("readout.mean", len)?.clone(),
+            bias: array("readout.bias", 1)?[0].into(),
+        })
     }
 }
 
@@ -83,16 +105,17 @@ pub struct Fitted {
     pub left_out: Vec<f64>,
 }
 
-/// Fits a readout to the features and ages of training scans; the penalty is the one whose leave-one-out error is
+/// Fits a readout to the features and ages of training scans, missing ones at their means; the penalty is the one whose leave-one-out error is
 /// least.
 pub fn fit(features: &[Vec<f32>], ages: &[f64]) -> Fitted {
     let (n, len) = (features.len(), features[0].len());
-    let mean: Vec<f64> = (0..len)
-        .into_par_iter()
-        .map(|j| features.iter().map(|f| f64::from(f[j])).sum::<f64>() / n as f64)
-        .collect();
-    let centred: Vec<f64> =
-        features.iter().flat_map(|f| f.iter().zip(&mean).map(|(&f, m)| f64::from(f) - m)).collect();
+    let mean_of = |j: usize| {
+        let there = || features.iter().map(|f| f64::from(f[j])).filter(|f| !f.is_nan());
+        there().sum::<f64>() / there().count().max(1) as f64
+    };
+    let mean: Vec<f64> = (0..len).into_par_iter().map(mean_of).collect();
+    let centre = |(&f, m): (&f32, &f64)| if f.is_nan() { 0.0 } else { f64::from(f) - m };
+    let centred: Vec<f64> = features.iter().flat_map(|f| f.iter().zip(&mean).map(centre)).collect();
     let rows = Mat::rows(&centred, [n, len]);
     let mut kernel = vec![0.0; n * n];
     gemm(MatMut::rows(&mut kernel, [n, n]), rows, rows.t(), 1.0, Into::Replace, Threads::All);
@@ -107,8 +130,8 @@ pub fn fit(features: &[Vec<f32>], ages: &[f64]) -> Fitted {
         .into_par_iter()
         .map(|j| best.coefficients.iter().enumerate().map(|(i, c)| c * centred[i * len + j]).sum())
         .collect();
-    let bias = age_mean - weight.iter().zip(&mean).map(|(w, m)| w * m).sum::<f64>();
-    let readout = Readout { weight: weight.into_iter().map(|w| w as f32).collect(), bias };
+    let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
+    let readout = Readout { weight: single(weight), mean: single(mean), bias: age_mean };
     let left_out = ages.iter().zip(&best.left_out_errors).map(|(age, error)| age - error).collect();
     Fitted { readout, left_out }
 }
@@ -204,6 +227,17 @@ mod tests {
         assert!(error < 1.2, "{error}");
     }
 
+    #[test]
+    fn what_is_missing_says_nothing() {
+        let (mut features, ages) = cohort(60, 5);
+        features.iter_mut().step_by(3).for_each(|f| f[1] = f32::NAN);
+        let readout = fit(&features, &ages).readout;
+        assert_relative_eq!(readout.weight[1], -4.0, epsilon = 1.5);
+        let (mut at_mean, missing) = (features[1].clone(), [&features[1][..1], &[f32::NAN], &features[1][2..]].concat());
+        at_mean[1] = readout.mean[1];
+        assert_relative_eq!(readout.years(&missing), readout.years(&at_mean), epsilon = 1e-9);
+    }
+
     /// The formula agrees with fitting again without each scan, at the one penalty that a single choice leaves.
     #[test]
     fn leave_one_out_is_what_refitting_gives() {
@@ -251,7 +285,7 @@ mod tests {
         let mut volume = vec![BACKGROUND; 64];
         volume[..16].fill(0.1);
         volume[16..24].fill(-3.5);
-        let total: f32 = features(patches, &volume).iter().map(|f| f * f - LEAST).sum();
+        let total: f32 = histograms(patches, &volume).iter().map(|f| f * f - LEAST).sum();
         assert_relative_eq!(total, 24.0 / 64.0, epsilon = 1e-5);
     }
 }

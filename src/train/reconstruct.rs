@@ -1,18 +1,23 @@
 //! What a pretrained model makes of a volume with patches removed.
 use super::Error;
 use super::checkpoint::{Checkpoint, Task};
+use super::samples::Volumes;
 use crate::image::BACKGROUND;
 use crate::machine::cuda;
-use crate::machine::philox::{Philox, Purpose};
-use crate::model::{Mae, mae};
+use crate::machine::philox::{Philox, Purpose, STREAM};
+use crate::model::{Mae, mae, mae::Weight};
+use crate::ops::{self, Patches, masking::TokenState};
 use crate::program::{Device, Machine};
 use crate::tape::{Tape, Tensor};
 
 /// A masked autoencoder, ready to fill in what is removed.
 pub struct Reconstructor {
     machine: Box<dyn Machine<Real = f32>>,
+    streams: Tensor,
+    /// What is shown, where there are several modalities.
+    shown: Option<Tensor>,
     inputs: mae::Inputs,
-    pred: Tensor,
+    preds: Vec<Tensor>,
     mae: Mae,
 }
 
@@ -37,48 +42,81 @@ impl Reconstructor {
     /// # Errors
     /// A model that reconstructs nothing, or whose weights do not fit.
     pub fn new(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
-        let Task::Pretraining(mae) = checkpoint.card.task else {
+        let Task::Pretraining(mae) = checkpoint.card.task.clone() else {
             let reason = "it predicts ages; only a pretrained model reconstructs".to_owned();
             return Err(Error::Checkpoint { path: checkpoint.path.clone(), reason });
         };
         let mut tape = Tape::default();
-        let inputs = mae.inputs(&mut tape, 1, mae.tokens());
-        let pred = mae.record(&mut tape, inputs).pred;
-        let mut machine = device.machine(tape, &[pred])?;
+        let (volume, streams) = (mae.encoder.volume(&mut tape, 1), tape.indices(&[1, STREAM]));
+        let kinds = mae.encoder.modalities.len();
+        let shown = (kinds > 1).then(|| tape.indices(&[1, kinds]));
+        let states = shown.map(|shown| ops::token_states(&mut tape, volume, shown, mae.encoder.patch, false));
+        let inputs = mae.masked(&mut tape, volume, streams, states, Weight::Uniform);
+        let preds = mae.record(&mut tape, &inputs).preds;
+        let targets = inputs.targets.iter().flat_map(|target| [target.ids, target.weight]);
+        let mut machine = device.machine(tape, &preds.iter().copied().chain(targets).collect::<Vec<_>>())?;
         checkpoint.load_into(&mut *machine, &[])?;
-        machine.write_indices(inputs.ids_predict, &(0..mae.tokens() as u32).collect::<Vec<u32>>())?;
-        Ok(Reconstructor { machine, inputs, pred, mae })
+        if shown.is_none() {
+            machine.write(inputs.targets[0].weight, &vec![1.0; mae.tokens() - mae.kept()])?;
+        }
+        Ok(Reconstructor { machine, streams, shown, inputs, preds, mae })
     }
 
-    /// Whether each removed patch is given its true mean and SD: the model was trained without them (`norm_pix`), so
-    /// nothing else could be shown, but the answer leaks into the picture.
-    pub fn needs_true_statistics(&self) -> bool {
-        self.mae.norm_pix
+    /// The modalities it may be given.
+    pub fn modalities(&self) -> &[String] {
+        &self.mae.encoder.modalities
     }
 
-    /// Removes patches of `volume` as `seed` says for sample `number`, and fills them in.
+    /// Whether each removed patch of modality number `modality` is given its true mean and SD: the model was trained
+    /// without them (`norm_pix`), so nothing else could be shown, but the answer leaks into the picture.
+    pub fn needs_true_statistics(&self, modality: usize) -> bool {
+        self.mae.normalises(modality)
+    }
+
+    /// Removes patches of the volumes of a head as `seed` says for sample `number`, and fills them in.
     ///
     /// # Errors
     /// What the device says.
-    pub fn reconstruct(&mut self, volume: &[f32], seed: u64, number: u32) -> cuda::Result<Reconstruction> {
-        let mut random = Philox::new(seed, Purpose::Mask, 0, number);
-        let noise: Vec<f64> = (0..self.mae.tokens()).map(|_| random.uniform().into()).collect();
-        let masking = mae::random_masking(&noise, self.mae.kept());
-        self.machine.write(self.inputs.volume, volume)?;
-        self.machine.write_indices(self.inputs.ids_keep, masking.ids_keep())?;
-        self.machine.write_indices(self.inputs.ids_restore, &masking.ids_restore)?;
+    pub fn reconstruct(
+        &mut self,
+        head: &Volumes,
+        seed: u64,
+        number: u32,
+    ) -> cuda::Result<Vec<Option<Reconstruction>>> {
+        let encoder = &self.mae.encoder;
+        let one = Patches::new(1, encoder.grid, encoder.patch);
+        let missing = vec![BACKGROUND; one.volume_len()];
+        let volumes: Vec<&[f32]> = head.iter().map(|v| v.as_deref().unwrap_or(&missing)).collect();
+        self.machine.write(self.inputs.volume, &volumes.concat())?;
+        let stream = Philox::new(seed, Purpose::Mask, 0, number).start();
+        self.machine.write_indices(self.streams, &stream)?;
+        if let Some(shown) = self.shown {
+            let state = |there: &Option<_>| match there {
+                Some(_) => TokenState::Free as u32,
+                None => TokenState::Absent as u32,
+            };
+            self.machine.write_indices(shown, &head.iter().map(state).collect::<Vec<u32>>())?;
+        }
         self.machine.run()?;
+        let made = |(m, volume): (usize, &Option<Vec<f32>>)| {
+            volume.as_ref().map(|volume| self.fill_in(one, m, volume)).transpose()
+        };
+        head.iter().enumerate().map(made).collect()
+    }
 
-        let patches = self.mae.encoder.patches();
+    /// What became of the volume of modality number `m`.
+    fn fill_in(&self, patches: Patches, m: usize, volume: &[f32]) -> cuda::Result<Reconstruction> {
+        let target = self.inputs.targets[m];
+        let (ids, weights) = (self.machine.read_indices(target.ids)?, self.machine.read(target.weight)?);
+        let pred = self.machine.read(self.preds[m])?;
         let (mut masked, mut made) = (volume.to_vec(), volume.to_vec());
         let mut original = vec![0.0; patches.values()];
         let (mut sum, mut count) = (0.0, 0_usize);
-        let pred = self.machine.read(self.pred)?;
-        for &id in masking.ids_removed() {
-            let id = id as usize;
+        for (i, _) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+            let id = ids[i] as usize % patches.tokens();
             patches.patchify(volume, id, &mut original);
-            let mut patch = pred[id * patches.values()..][..patches.values()].to_vec();
-            if self.mae.norm_pix {
+            let mut patch = pred[i * patches.values()..][..patches.values()].to_vec();
+            if self.mae.normalises(m) {
                 undo_normalisation(&mut patch, &original);
             }
             for (made, &true_value) in patch.iter_mut().zip(&original) {

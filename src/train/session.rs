@@ -5,8 +5,8 @@
 use super::checkpoint::{Card, Checkpoint, Progress};
 use super::config::Training;
 use super::log::Log;
+use super::samples::Samples;
 use super::{Error, schedule::learning_rate};
-use crate::data::Cache;
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
 use crate::program::{Arrays, Machine, Optimiser};
@@ -29,12 +29,16 @@ pub type Computer = dyn Machine<Real = f32>;
 
 /// What differs between pretraining and fine-tuning.
 pub trait Job {
-    /// Fills the inputs with these rows of the cache, as many as the batch holds.
-    fn fill(&self, machine: &mut Computer, rows: &[usize], draw: Draw) -> cuda::Result<()>;
+    /// What is trained on.
+    fn samples(&self) -> &Samples<'_>;
+    /// Fills the inputs with these samples, as many as the batch holds.
+    fn fill(&self, machine: &mut Computer, numbers: &[usize], draw: Draw) -> cuda::Result<()>;
     /// The loss of each sample of the batch, as the last run left it.
     fn sample_losses(&self, machine: &Computer) -> cuda::Result<Vec<f64>>;
-    /// How a row is called in messages.
-    fn row_name(&self, row: usize) -> String;
+    /// The parts of the loss that are logged by themselves, by name.
+    fn parts(&self, _: &Computer) -> cuda::Result<Vec<(String, f64)>> {
+        Ok(Vec::new())
+    }
     /// What a model file of this run says of itself.
     fn card(&self, progress: Progress) -> Card;
     /// What a model file holds beside the network's weights.
@@ -43,21 +47,19 @@ pub trait Job {
     }
 }
 
-/// One run: a job on some rows, in a folder.
+/// One run: a job on some samples, in a folder.
 pub struct Session<'a> {
     /// What is trained.
     pub job: &'a dyn Job,
-    /// Where its volumes come from.
-    pub cache: &'a Cache,
     /// How its parameters are updated.
     pub optimiser: &'a Optimiser,
     /// Schedule and seed.
     pub training: &'a Training,
     /// Scans in a batch.
     pub batch: usize,
-    /// Rows to learn from.
-    pub rows: &'a [usize],
-    /// Rows to watch the loss on.
+    /// Samples to learn from.
+    pub learned: &'a [usize],
+    /// Samples to watch the loss on.
     pub watched: &'a [usize],
     /// Where checkpoints and logs go.
     pub folder: &'a Path,
@@ -68,7 +70,7 @@ pub struct Session<'a> {
 impl Session<'_> {
     /// Updates in an epoch: batches that are not full are left out, in another random order every epoch.
     fn updates(&self) -> u64 {
-        (self.rows.len() / (self.batch * self.training.accumulate)).max(1) as u64
+        (self.learned.len() / (self.batch * self.training.accumulate)).max(1) as u64
     }
     /// Runs to the last epoch, or until the watched loss has not fallen for too long; from the last checkpoint if
     /// `resume` is set and there is one.
@@ -139,7 +141,7 @@ impl Session<'_> {
         let (training, updates) = (self.training, self.updates());
         let total = updates * training.epochs as u64;
         let warmup = (training.warmup_epochs * updates as f64).round() as u64;
-        let mut order = self.rows.to_vec();
+        let mut order = self.learned.to_vec();
         Philox::new(training.seed, Purpose::Shuffle, epoch as u64, 0).shuffle(&mut order);
         let mut order = order.iter().copied().cycle();
         let batches = 0..updates * training.accumulate as u64;
@@ -151,9 +153,9 @@ impl Session<'_> {
             let rate = learning_rate(step, total, warmup, training.lr, training.min_lr);
             let mut loss = 0.0;
             for batch in 0..training.accumulate {
-                let rows = batches.next().expect("as many as the epoch needs");
+                let numbers = batches.next().expect("as many as the epoch needs");
                 let draw = Draw::Learn(step * training.accumulate as u64 + batch as u64);
-                self.job.fill(machine, &rows, draw)?;
+                self.job.fill(machine, &numbers, draw)?;
                 if batch + 1 < training.accumulate {
                     self.optimiser.differentiate(machine, batch)?;
                 } else {
@@ -161,12 +163,16 @@ impl Session<'_> {
                 }
                 // On its way while the machine computes.
                 if let Some(next) = batches.peek() {
-                    machine.prefetch_stored(self.cache, next)?;
+                    let samples = self.job.samples();
+                    machine.prefetch_stored(samples.cache, &samples.rows_of(next))?;
                 }
-                loss += self.finite_loss(machine, &rows, step)? / training.accumulate as f64;
+                loss += self.finite_loss(machine, &numbers, step)? / training.accumulate as f64;
             }
             let norm = self.optimiser.gradient_norm(machine)?;
-            log.write(step, &[("loss", loss), ("lr", rate), ("grad_norm", norm)])?;
+            let parts = self.job.parts(machine)?;
+            let parts = parts.iter().map(|(name, value)| (name.as_str(), *value));
+            let line = [("loss", loss), ("lr", rate), ("grad_norm", norm)].into_iter().chain(parts);
+            log.write(step, &line.collect::<Vec<_>>())?;
             bar.update(loss, self.batch * training.accumulate, start.elapsed());
             progress.steps += 1;
             sum += loss;
@@ -174,15 +180,17 @@ impl Session<'_> {
         Ok(sum / updates as f64)
     }
     /// The batch's mean loss, or an error that names the scans it is not finite for.
-    fn finite_loss(&self, machine: &Computer, rows: &[usize], step: u64) -> Result<f64, Error> {
+    fn finite_loss(&self, machine: &Computer, numbers: &[usize], step: u64) -> Result<f64, Error> {
         let losses = self.job.sample_losses(machine)?;
         let loss = losses.iter().sum::<f64>() / losses.len() as f64;
         if loss.is_finite() {
             return Ok(loss);
         }
-        let bad: Vec<usize> = (0..rows.len()).filter(|&i| !losses[i].is_finite()).map(|i| rows[i]).collect();
-        let names: Vec<String> = bad.iter().map(|&row| self.job.row_name(row)).collect();
-        let culprit = if bad.len() == rows.len() {
+        let bad: Vec<usize> =
+            (0..numbers.len()).filter(|&i| !losses[i].is_finite()).map(|i| numbers[i]).collect();
+        let name = |&number: &usize| self.job.samples().scan(number).path.display().to_string();
+        let names: Vec<String> = bad.iter().map(name).collect();
+        let culprit = if bad.len() == numbers.len() {
             format!(
                 "for every scan of the batch ({}): the weights have diverged; lower train.lr",
                 names.join(", ")
@@ -192,18 +200,18 @@ impl Session<'_> {
         };
         Err(Error::NotFinite { step, culprit })
     }
-    /// The mean loss of the watched rows with the weights that would be kept.
+    /// The mean loss of the watched samples with the weights that would be kept.
     fn watch(&self, machine: &mut Computer) -> cuda::Result<Option<f64>> {
         if self.watched.is_empty() {
             return Ok(None);
         }
         let sum = self.optimiser.averaged(machine, |machine| {
             let mut sum = 0.0;
-            for rows in self.watched.chunks(self.batch) {
-                let full: Vec<usize> = rows.iter().copied().cycle().take(self.batch).collect();
+            for numbers in self.watched.chunks(self.batch) {
+                let full: Vec<usize> = numbers.iter().copied().cycle().take(self.batch).collect();
                 self.job.fill(machine, &full, Draw::Watch)?;
                 self.optimiser.evaluate(machine)?;
-                sum += self.job.sample_losses(machine)?[..rows.len()].iter().sum::<f64>();
+                sum += self.job.sample_losses(machine)?[..numbers.len()].iter().sum::<f64>();
             }
             Ok(sum)
         })?;

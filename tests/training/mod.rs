@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::data::Augment;
 use gyrus::machine::philox::{Philox, Purpose, STREAM};
-use gyrus::model::{Encoder, Mae, Shape, init::first_weights, mae};
+use gyrus::model::{Encoder, Mae, Shape, init::first_weights, mae::Weight};
 use gyrus::ops;
 use gyrus::ops::augment::SHADING;
 use gyrus::ops::optimiser::{AdamConstants, Moments, adamw, grad_norm};
@@ -24,6 +24,7 @@ impl Training {
     pub(crate) fn new() -> Self {
         let mae = Mae {
             encoder: Encoder {
+                modalities: vec!["T1w".into()],
                 grid: [32, 32, 32],
                 patch: 8,
                 shape: Shape { dim: 96, depth: 2, heads: 3 },
@@ -39,15 +40,8 @@ impl Training {
         let (affine, shading) = (t.input(&[batch, 3, 4]), t.input(&[batch, SHADING]));
         let [noise, streams] = [(); 2].map(|()| t.indices(&[batch, STREAM]));
         let volume = ops::augment(&mut t, stored, affine, shading, noise);
-        let masks = ops::random_masking(&mut t, streams, mae.tokens(), mae.kept());
-        let inputs = mae::Inputs {
-            volume,
-            ids_keep: masks.ids_keep,
-            ids_restore: masks.ids_restore,
-            ids_predict: masks.ids_removed,
-            weight: ops::foreground_weight(&mut t, volume, masks.ids_removed, 8),
-        };
-        let loss = mae.record(&mut t, inputs).loss.loss;
+        let inputs = mae.masked(&mut t, volume, streams, None, Weight::Foreground);
+        let loss = mae.record(&mut t, &inputs).losses[0].loss;
         let one = t.input(&[]);
         let gradients = backward(&mut t, &[(loss, one)]);
         let flat = flatten(&mut t, &gradients);
@@ -60,7 +54,7 @@ impl Training {
         let constants = AdamConstants { betas: [0.9, 0.95], eps: 1e-8 };
         adamw(&mut t, moments, clip.factor, schedule, constants, ranges);
 
-        let weights = first_weights(&t, mae.encoder.patches().grid(), 1);
+        let weights = first_weights(&t, &mae.encoder, 1);
         let mut cpu = Cpu::new(t, &[loss]);
         let named: Vec<Tensor> = [Role::Param, Role::Frozen]
             .iter()

@@ -145,7 +145,13 @@ impl Folder {
         let m = &self.meta;
         let shape = Shape { dim: m.dim, depth: m.depth, heads: m.heads };
         Mae {
-            encoder: Encoder { grid: m.volume, patch: m.patch, shape, cls_token: true },
+            encoder: Encoder {
+                modalities: vec!["T1w".into()],
+                grid: m.volume,
+                patch: m.patch,
+                shape,
+                cls_token: true,
+            },
             decoder: Shape { dim: m.ddim, depth: m.ddepth, heads: m.dheads },
             mask_ratio: m.mask_ratio,
             norm_pix: true,

@@ -13,6 +13,7 @@ pub(super) fn fine_tuning<F: Precision>(folder: &Folder, errors: &mut Errors) ->
     let batch = file.batch("volume", encoder.grid)?;
     let mut t = Tape::default();
     let volume = encoder.volume(&mut t, batch);
+    let tokens = encoder.patches().tokens() as u32;
     let model = BrainAge { encoder, loss: AgeLoss::L1 }.record(&mut t, volume, false);
     let one = t.input(&[]);
     let gradients = backward(&mut t, &[(model.loss.loss, one)]);
@@ -23,7 +24,6 @@ pub(super) fn fine_tuning<F: Precision>(folder: &Folder, errors: &mut Errors) ->
     write(&mut cpu, volume, file.get("volume", &shape)?);
     write(&mut cpu, model.age, file.get("y", &[batch, 1])?);
     write(&mut cpu, one, &[1.0]);
-    let tokens = encoder.patches().tokens() as u32;
     cpu.write_indices(model.ids, &(0..batch).flat_map(|_| 0..tokens).collect::<Vec<u32>>());
     cpu.run();
 

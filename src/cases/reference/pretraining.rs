@@ -2,9 +2,10 @@
 use super::folder::{Error, File, Folder, read, weights, write};
 use super::{Errors, Gradient};
 use crate::machine::Real;
-use crate::model::mae::{Inputs, Masking, Recorded, random_masking};
-use crate::model::{Mae, vit::positions};
+use crate::model::Mae;
+use crate::model::mae::{Inputs, Masking, Target, random_masking};
 use crate::ops::normalise_patch;
+use crate::ops::reconstruction_loss::ReconstructionLoss;
 use crate::ops::optimiser::{AdamConstants, Moments, adamw, grad_norm};
 use crate::program::{Cpu, Flat, Gradients, backward, flatten};
 use crate::tape::{Precision, Role, Tape, Tensor};
@@ -30,7 +31,7 @@ pub(super) fn recompute<F: Precision>(folder: &Folder, errors: &mut Errors) -> R
         if i == 0 {
             Activations { mae: &mae, trainer: &trainer, masks: &masks }.compare(folder, errors)?;
         }
-        errors.reals(format!("step {i}: loss"), &read(&trainer.cpu, trainer.model.loss.loss), &[step.loss]);
+        errors.reals(format!("step {i}: loss"), &read(&trainer.cpu, trainer.loss.loss), &[step.loss]);
         let recorded = folder.arrays(&format!("grads.{i}"))?;
         let gradients = trainer.gradients(&recorded)?;
         errors.gradients(&format!("step {i}: gradient of"), &gradients);
@@ -72,8 +73,7 @@ fn masking(masks: &[Masking], input: &File, errors: &mut Errors) -> Result<(), E
 
 fn position_tables<F: Real>(mae: &Mae, params: &File, errors: &mut Errors) -> Result<(), Error> {
     for (name, dim) in [("pos_embed", mae.encoder.shape.dim), ("decoder_pos_embed", mae.decoder.dim)] {
-        let table = positions(dim, mae.encoder.patches().grid(), 1);
-        let table: Vec<f64> = table.into_iter().map(|x| F::of(x).f64()).collect();
+        let table: Vec<f64> = mae.encoder.positions(dim).into_iter().map(|x| F::of(x).f64()).collect();
         errors.reals(name, &table, params.get(name, &[1, 1 + mae.tokens(), dim])?);
     }
     Ok(())
@@ -83,7 +83,10 @@ fn position_tables<F: Real>(mae: &Mae, params: &File, errors: &mut Errors) -> Re
 struct Trainer<F> {
     cpu: Cpu<F>,
     inputs: Inputs,
-    model: Recorded,
+    /// Where each patch stands in the decoder's sequence.
+    places: Tensor,
+    pred: Tensor,
+    loss: ReconstructionLoss,
     gradients: Gradients,
     flat: Flat,
     norm: Tensor,
@@ -96,10 +99,16 @@ impl<F: Precision> Trainer<F> {
     fn new(folder: &Folder, batch: usize) -> Self {
         let (mae, meta) = (folder.model(), &folder.meta);
         let mut t = Tape::default();
-        let inputs = mae.inputs(&mut t, batch, mae.tokens());
-        let model = mae.record(&mut t, inputs);
+        let mut inputs = mae.inputs(&mut t, batch);
+        // Every patch is predicted, as it is in the recording.
+        let all = [batch, mae.tokens()];
+        let places = t.indices(&all);
+        let target = Target { ids: t.indices(&all), places: Some(places), weight: t.input(&all) };
+        inputs.targets = vec![target];
+        let model = mae.record(&mut t, &inputs);
+        let (pred, loss) = (model.preds[0], model.losses[0]);
         let one = t.input(&[]);
-        let gradients = backward(&mut t, &[(model.loss.loss, one)]);
+        let gradients = backward(&mut t, &[(loss.loss, one)]);
         let flat = flatten(&mut t, &gradients);
         let differentiation = t.ops().len();
         let clip = grad_norm(&mut t, flat.grads, meta.clip_norm);
@@ -116,12 +125,23 @@ impl<F: Precision> Trainer<F> {
 
         let named = t.with_role(Role::Temp).filter(|&x| t.info(x).name.is_some());
         let keep: Vec<Tensor> =
-            named.chain([model.loss.loss, model.loss.per_patch, model.pred, clip.norm]).collect();
+            named.chain([loss.loss, loss.per_patch, pred, clip.norm]).collect();
         let mut cpu = Cpu::new(t, &keep);
         write(&mut cpu, one, &[1.0]);
         let all = (0..batch).flat_map(|_| 0..mae.tokens() as u32).collect::<Vec<u32>>();
-        cpu.write_indices(inputs.ids_predict, &all);
-        Trainer { cpu, inputs, model, gradients, flat, norm: clip.norm, schedule, differentiation }
+        cpu.write_indices(target.ids, &all);
+        Trainer {
+            cpu,
+            inputs,
+            places,
+            pred,
+            loss,
+            gradients,
+            flat,
+            norm: clip.norm,
+            schedule,
+            differentiation,
+        }
     }
     fn shape(&self, t: Tensor) -> &[usize] {
         self.cpu.tape().shape(t)
@@ -132,9 +152,10 @@ impl<F: Precision> Trainer<F> {
         let restore = ids(|m| &m.ids_restore);
         let kept = masks[0].kept;
         let weight: Vec<f64> = restore.iter().map(|&place| f64::from(place as usize >= kept)).collect();
-        self.cpu.write_indices(self.inputs.ids_keep, &ids(Masking::ids_keep));
-        self.cpu.write_indices(self.inputs.ids_restore, &restore);
-        write(&mut self.cpu, self.inputs.weight, &weight);
+        self.cpu.write_indices(self.inputs.visible.ids, &ids(Masking::ids_keep));
+        self.cpu.write_indices(self.inputs.ids_shuffle, &ids(|m| &m.ids_shuffle));
+        self.cpu.write_indices(self.places, &restore);
+        write(&mut self.cpu, self.inputs.targets[0].weight, &weight);
         self.cpu.run_ops(0..self.differentiation);
     }
     /// Every parameter's gradient.
@@ -197,18 +218,18 @@ impl<F: Precision> Activations<'_, F> {
             rows(x, tokens, dim, ids)
         };
         let at_patches = |x: &[f64], length, dim| rows(x, 1 + length, dim, |_| (1..=length).collect());
-        let model = &self.trainer.model;
+        let Trainer { pred, loss, .. } = *self.trainer;
         let pair = match name {
             "patches" => (self.patches(false), recorded.get(name, &[batch, tokens, values])?.to_vec()),
             "target" => (self.patches(true), recorded.get(name, &[batch, tokens, values])?.to_vec()),
-            "loss" => (self.read(model.loss.loss), recorded.get(name, &[])?.to_vec()),
+            "loss" => (self.read(loss.loss), recorded.get(name, &[])?.to_vec()),
             "loss_per_patch" => {
-                (self.read(model.loss.per_patch), recorded.get(name, &[batch, tokens])?.to_vec())
+                (self.read(loss.per_patch), recorded.get(name, &[batch, tokens])?.to_vec())
             }
-            "pred" => (self.read(model.pred), recorded.get(name, &[batch, tokens, values])?.to_vec()),
+            "pred" => (self.read(pred), recorded.get(name, &[batch, tokens, values])?.to_vec()),
             "decoder_pred" | "decoder_norm" => {
                 let (got, dim) = match name {
-                    "decoder_pred" => (self.read(model.pred), values),
+                    "decoder_pred" => (self.read(pred), values),
                     _ => (self.named(name).expect("the decoder has a norm"), self.mae.decoder.dim),
                 };
                 (got, at_patches(recorded.get(name, &[batch, 1 + tokens, dim])?, tokens, dim))
@@ -232,7 +253,17 @@ impl<F: Precision> Activations<'_, F> {
             }
             _ => {
                 let Some((got, shape)) = self.of_module(name) else { return Ok(None) };
-                (got, recorded.get(name, &shape)?.to_vec())
+                let recorded = recorded.get(name, &shape)?;
+                if name.starts_with("decoder_blocks") {
+                    // Ours are in shuffled order.
+                    let ids = |b: usize| {
+                        let ids = self.masks[b].ids_shuffle.iter().map(|&id| 1 + id as usize);
+                        std::iter::once(0).chain(ids).collect()
+                    };
+                    (got, rows(recorded, shape[1], shape[2], ids))
+                } else {
+                    (got, recorded.to_vec())
+                }
             }
         };
         Ok(Some(pair))

@@ -18,19 +18,21 @@ use crate::tape::{Define, Dtype, Io, Op, Tape, Tensor};
 use half::f16;
 use rayon::prelude::*;
 
-/// Records a variant of each of `stored: [B, 1, X, Y, Z]`, by `affine: [B, 3, 4]`, `shading: [B, 13]` and, of indices,
-/// `noise: [B, 6]`. Returns `[B, 1, X, Y, Z]`.
+/// Records a variant of each of `stored: [B, M, X, Y, Z]`, by `affine: [B M, 3, 4]`, `shading: [B M, 13]` and, of
+/// indices, `noise: [B M, 6]`. Returns `[B, 1, M X, Y, Z]`: the M volumes of a sample one after the other along x, so
+/// that the patches of all of them are numbered through.
 #[track_caller]
 pub fn augment(t: &mut Tape, stored: Tensor, affine: Tensor, shading: Tensor, noise: Tensor) -> Tensor {
-    let &[batch, 1, x, y, z] = t.shape(stored) else {
-        panic!("stored volumes are [B, 1, X, Y, Z], not {:?}", t.shape(stored))
+    let &[batch, several, x, y, z] = t.shape(stored) else {
+        panic!("stored volumes are [B, M, X, Y, Z], not {:?}", t.shape(stored))
     };
-    t.expect_shape("affine", affine, &[batch, 3, 4]);
-    t.expect_shape("shading", shading, &[batch, SHADING]);
-    t.expect_shape("noise", noise, &[batch, STREAM]);
+    let volumes = batch * several;
+    t.expect_shape("affine", affine, &[volumes, 3, 4]);
+    t.expect_shape("shading", shading, &[volumes, SHADING]);
+    t.expect_shape("noise", noise, &[volumes, STREAM]);
     assert_eq!([t.info(stored).dtype, t.info(noise).dtype], [Dtype::Stored, Dtype::Index]);
-    let volume = t.activation(&[batch, 1, x, y, z]);
-    t.push(Augment { stored, affine, shading, noise, volume, batch, grid: [x, y, z] });
+    let volume = t.activation(&[batch, 1, several * x, y, z]);
+    t.push(Augment { stored, affine, shading, noise, volume, volumes, grid: [x, y, z] });
     volume
 }
 
@@ -41,7 +43,7 @@ struct Augment {
     shading: Tensor,
     noise: Tensor,
     volume: Tensor,
-    batch: usize,
+    volumes: usize,
     grid: [usize; 3],
 }
 
@@ -52,12 +54,12 @@ impl Op for Augment {
     fn launch(&self, s: &Stream) -> Result<()> {
         // Voxels of a block: many to each point of the bent grey scale, which every block computes.
         const STRETCH: usize = 16 * 256;
-        let &Self { stored, affine, shading, noise, volume, batch, grid: [x, y, z] } = self;
+        let &Self { stored, affine, shading, noise, volume, volumes, grid: [x, y, z] } = self;
         assert!(x * y * z < 1 << 31, "on a GPU a volume has less than 2³¹ voxels, not {x} x {y} x {z}");
         s.launch(
             Launch {
                 kernel: "augment",
-                grid: [(x * y * z).div_ceil(STRETCH), batch, 1],
+                grid: [(x * y * z).div_ceil(STRETCH), volumes, 1],
                 block: 256,
                 shared: 0,
             },
