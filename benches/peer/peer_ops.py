@@ -245,39 +245,32 @@ def embed_tokens_grad(m, batch, tokens, kept, dim):
     return one_pass(m.size * batch * (2 * kept + 1) * dim, grad, (m(batch, 1 + kept, dim),))
 
 
-def restore_tokens(m, batch, tokens, kept, dim):
-    def restore(x, mask_token, pos, ids):
+def append_mask_tokens(m, batch, tokens, kept, dim):
+    def append(x, mask_token, pos, ids):
         fill = mask_token.to(x.dtype).expand(batch, tokens - kept, -1)
-        back = take(torch.cat([x[:, 1:], fill], dim=1), ids)
-        return (torch.cat([x[:, :1], back], dim=1) + pos).to(x.dtype)
+        places = torch.cat([pos[:, :1].expand(batch, -1, -1), take(pos[:, 1:].expand(batch, -1, -1), ids)], dim=1)
+        return (torch.cat([x, fill], dim=1) + places).to(x.dtype)
 
-    restored = m.shuffled(batch, tokens).argsort(dim=1)
-    args = (m(batch, 1 + kept, dim), m.real(1, 1, dim), m.real(1, 1 + tokens, dim), restored)
-    return one_pass(m.size * batch * (2 + kept + tokens) * dim + 4 * (1 + tokens) * dim, restore, args)
+    args = (m(batch, 1 + kept, dim), m.real(1, 1, dim), m.real(1, 1 + tokens, dim), m.shuffled(batch, tokens))
+    return one_pass(m.size * batch * (2 + kept + tokens) * dim + 4 * (1 + tokens) * dim, append, args)
 
 
-def restore_tokens_grad(m, batch, tokens, kept, dim):
-    """By gathering with the shuffled order: PyTorch's own gradient of a gather adds atomically, and is slower."""
+def append_mask_tokens_grad(m, batch, tokens, kept, dim):
+    def grad(dy):
+        return dy[:, : 1 + kept].contiguous(), dy[:, 1 + kept :].sum((0, 1), dtype=torch.float32)
 
-    def grad(dy, ids):
-        dx = torch.cat([dy[:, :1], take(dy[:, 1:], ids[:, :kept])], dim=1)
-        return dx, take(dy[:, 1:], ids[:, kept:]).sum((0, 1), dtype=torch.float32)
-
-    args = (m(batch, 1 + tokens, dim), m.shuffled(batch, tokens))
+    args = (m(batch, 1 + tokens, dim),)
     return one_pass(m.size * batch * (2 + kept + tokens) * dim, grad, args)
 
 
-def gather_tokens(m, batch, length, count, dim):
-    args = (m(batch, length, dim), m.shuffled(batch, length)[:, :count])
-    return one_pass(m.size * 2 * batch * count * dim, take, args)
+def last_tokens(m, batch, length, count, dim):
+    call = lambda x: x[:, length - count :].contiguous()
+    return one_pass(m.size * 2 * batch * count * dim, call, (m(batch, length, dim),))
 
 
-def gather_tokens_grad(m, batch, length, count, dim):
-    def grad(dy, ids):
-        return dy.new_zeros(batch, length, dim).scatter_(1, ids.unsqueeze(-1).expand(-1, -1, dim), dy)
-
-    args = (m(batch, count, dim), m.shuffled(batch, length)[:, :count])
-    return one_pass(m.size * batch * (count + length) * dim, grad, args)
+def last_tokens_grad(m, batch, length, count, dim):
+    call = lambda dy: F.pad(dy, (0, 0, length - count, 0))
+    return one_pass(m.size * batch * (count + length) * dim, call, (m(batch, count, dim),))
 
 
 def mean_pool(m, batch, length, dim):
@@ -379,10 +372,10 @@ OPERATIONS = dict(
     attention_grad=attention_grad,
     embed_tokens=embed_tokens,
     embed_tokens_grad=embed_tokens_grad,
-    restore_tokens=restore_tokens,
-    restore_tokens_grad=restore_tokens_grad,
-    gather_tokens=gather_tokens,
-    gather_tokens_grad=gather_tokens_grad,
+    append_mask_tokens=append_mask_tokens,
+    append_mask_tokens_grad=append_mask_tokens_grad,
+    last_tokens=last_tokens,
+    last_tokens_grad=last_tokens_grad,
     mean_pool=mean_pool,
     mean_pool_grad=mean_pool_grad,
     reconstruction_loss=reconstruction_loss_,
@@ -451,10 +444,10 @@ def of_preset(mode, preset, grid, patch, batch):
         removed, length = tokens - kept, 1 + tokens
         add_norm(batch * (1 + kept), dim, 1, False)
         add_plain(batch * (1 + kept), ddim, dim)
-        for op in ("restore_tokens", "restore_tokens_grad"):
+        for op in ("append_mask_tokens", "append_mask_tokens_grad"):
             add(op, batch=batch, tokens=tokens, kept=kept, dim=ddim)
         add_blocks(length, ddim, ddepth, dheads)
-        for op in ("gather_tokens", "gather_tokens_grad"):
+        for op in ("last_tokens", "last_tokens_grad"):
             add(op, batch=batch, length=length, count=removed, dim=ddim)
         add_norm(batch * removed, ddim, 1, False)
         add_plain(batch * removed, values, ddim)

@@ -74,13 +74,13 @@ def embed_tokens(op, kept, positions):
     return op, dict(batch=batch, tokens=positions, kept=count, dim=dim)
 
 
-def restore_tokens(op, x, ids):
+def append_mask_tokens(op, x, ids):
     (batch, rows, dim), (_, tokens) = x, ids
     return op, dict(batch=batch, tokens=tokens, kept=rows - 1, dim=dim)
 
 
-def gather_tokens(op, all_of, taken):
-    (batch, length, dim), (_, count) = all_of, taken
+def last_tokens(op, all_of, taken):
+    (batch, length, dim), (_, count, _) = all_of, taken
     return op, dict(batch=batch, length=length, count=count, dim=dim)
 
 
@@ -111,10 +111,10 @@ OPERATIONS = {
     "AttentionGrad": lambda r, w, s: attention("attention_grad", r[2], r[3]),
     "EmbedTokens": lambda r, w, s: embed_tokens("embed_tokens", r[0], tokens_of(s)),
     "EmbedTokensGrad": lambda r, w, s: embed_tokens("embed_tokens_grad", w[0], tokens_of(s)),
-    "RestoreTokens": lambda r, w, s: restore_tokens("restore_tokens", r[0], r[3]),
-    "RestoreTokensGrad": lambda r, w, s: restore_tokens("restore_tokens_grad", w[0], r[1]),
-    "GatherTokens": lambda r, w, s: gather_tokens("gather_tokens", r[0], r[1]),
-    "GatherTokensGrad": lambda r, w, s: gather_tokens("gather_tokens_grad", w[0], r[1]),
+    "AppendMaskTokens": lambda r, w, s: append_mask_tokens("append_mask_tokens", r[0], r[3]),
+    "AppendMaskTokensGrad": lambda r, w, s: append_mask_tokens("append_mask_tokens_grad", w[0], r[1]),
+    "GatherTokens": lambda r, w, s: last_tokens("last_tokens", r[0], w[0]),
+    "GatherTokensGrad": lambda r, w, s: last_tokens("last_tokens_grad", w[0], r[0]),
     "MeanPool": lambda r, w, s: mean_pool("mean_pool", r[0]),
     "MeanPoolGrad": lambda r, w, s: mean_pool("mean_pool_grad", w[0]),
     "Reconstruction": lambda r, w, s: reconstruction_loss("reconstruction_loss", r[2], s),
