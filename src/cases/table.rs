@@ -291,7 +291,8 @@ fn volumes() -> Vec<Case> {
             let plain = ops::foreground_weight(&mut r.tape, volume, ids, None, edge);
             let weighted = ops::foreground_weight(&mut r.tape, volume, ids, Some(factor), edge);
             let shown = r.indices(&[2, 2], vec![0, 1, 2, 0]);
-            let states = [false, true].map(|brain| ops::token_states(&mut r.tape, volume, shown, edge, brain));
+            let states =
+                [false, true].map(|brain| ops::token_states(&mut r.tape, volume, shown, edge, brain));
             Outputs { other: vec![plain, weighted], indices: states.to_vec(), ..Outputs::default() }
         }));
     }

@@ -34,7 +34,10 @@ pub(super) struct Input {
 enum Source {
     File(Scan),
     /// For each modality the row of its volume.
-    Rows { cache: usize, rows: Vec<Option<usize>> },
+    Rows {
+        cache: usize,
+        rows: Vec<Option<usize>>,
+    },
 }
 
 /// Volumes that are still to be read.
@@ -136,8 +139,8 @@ impl<'a> Inputs<'a> {
                 let seen = modalities.iter().position(|m| *m == scan.modality).ok_or_else(|| {
                     skipped(format!("it is {}, but the model sees {}", scan.modality, modalities.join(", ")))
                 })?;
-                let prepared = prepare_scan(scan, &self.card.preprocessing)
-                    .map_err(|error| skipped(chain(&error)))?;
+                let prepared =
+                    prepare_scan(scan, &self.card.preprocessing).map_err(|error| skipped(chain(&error)))?;
                 let traits = Traits::of(&prepared);
                 let mut volumes = vec![None; modalities.len()];
                 volumes[seen] = Some(prepared.data);

@@ -1,7 +1,7 @@
 //! Brain age: all patches through the encoder, the mean of the patch tokens, a new norm, a linear head.
 use super::vit::{self, Encoder};
-use crate::ops::{self, AgeLoss, age_loss::AgeLosses};
 use crate::machine::cuda;
+use crate::ops::{self, AgeLoss, age_loss::AgeLosses};
 use crate::program::Machine;
 use crate::tape::{Tape, Tensor};
 

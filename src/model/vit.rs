@@ -68,11 +68,11 @@ impl Encoder {
     /// modality. `length` is that of [`Visible`].
     pub fn visible(&self, t: &mut Tape, ids: Tensor, ids_shuffle: Tensor, length: Option<Tensor>) -> Visible {
         let kept = t.shape(ids)[1];
-        let several = (self.modalities.len() > 1).then(|| length.expect("several modalities differ in length"));
+        let several =
+            (self.modalities.len() > 1).then(|| length.expect("several modalities differ in length"));
         let of_modality = several.map_or(Vec::new(), |length| {
-            let part = |(modality, _)| {
-                ops::kept_of_modality(t, ids_shuffle, length, self.prefix(), modality, kept)
-            };
+            let part =
+                |(modality, _)| ops::kept_of_modality(t, ids_shuffle, length, self.prefix(), modality, kept);
             self.parts("").map(part).collect()
         });
         Visible { ids, length, of_modality }

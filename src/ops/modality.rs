@@ -50,10 +50,8 @@ pub fn kept_of_modality(
 ) -> Kept {
     let &[batch, length] = t.shape(ids_shuffle) else { panic!("ids_shuffle is [B, L]") };
     let each = modality.tokens(length);
-    let lists = Kept {
-        ids: t.temp_indices(&[batch, kept.min(each)]),
-        places: t.temp_indices(&[batch, kept]),
-    };
+    let lists =
+        Kept { ids: t.temp_indices(&[batch, kept.min(each)]), places: t.temp_indices(&[batch, kept]) };
     t.push(KeptOfModality { ids_shuffle, visible, prefix, modality, kept, batch, length, lists });
     lists
 }

@@ -31,7 +31,7 @@ pub struct Optimiser {
     moments: Moments,
     average: Option<(Tensor, Tensor)>, // the average, its decay
     sum: Option<(Tensor, Tensor)>,     // accumulated gradients, what to keep of them
-    dlosses: Vec<(Tensor, f64)>, // gradients of the losses, their shares
+    dlosses: Vec<(Tensor, f64)>,       // gradients of the losses, their shares
     schedule: Tensor,
     clip: Clip,
 }

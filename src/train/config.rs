@@ -207,7 +207,10 @@ impl Pretrain {
             return Ok(vec![1.0 / modalities.len() as f64; modalities.len()]);
         }
         let sum: f64 = weights.iter().sum();
-        if weights.len() != modalities.len() || weights.iter().any(|w| !(*w >= 0.0)) || sum <= 0.0 {
+        if weights.len() != modalities.len()
+            || weights.iter().any(|w| *w < 0.0)
+            || !(sum > 0.0 && sum.is_finite())
+        {
             let modalities = modalities.join(", ");
             return Err(format!(
                 "modality_weights = {weights:?} must be numbers of at least 0, one for each of {modalities}"

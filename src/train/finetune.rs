@@ -216,7 +216,8 @@ impl Targets {
 
 fn head(targets: &Targets, learned: &[usize], settings: &Finetune) -> Result<Head, Error> {
     let extremes = |of: &BTreeMap<usize, f64>| {
-        [f64::min, f64::max].map(|f| learned.iter().map(|n| of[n]).reduce(f).expect("there are training scans"))
+        [f64::min, f64::max]
+            .map(|f| learned.iter().map(|n| of[n]).reduce(f).expect("there are training scans"))
     };
     let age_range = extremes(&targets.ages);
     if age_range[0] == age_range[1] {
@@ -268,7 +269,8 @@ impl Job for Finetuning<'_> {
             present.iter().zip(dropped).map(|(&here, gone)| here && !gone).collect()
         });
         self.recorded.show(machine, self.encoder, &shown.collect::<Vec<Vec<bool>>>())?;
-        let targets: Vec<f32> = numbers.iter().map(|n| self.head.target(self.targets.years[n]) as f32).collect();
+        let targets: Vec<f32> =
+            numbers.iter().map(|n| self.head.target(self.targets.years[n]) as f32).collect();
         machine.write(self.recorded.age, &targets)?;
         let depth = self.encoder.shape.depth;
         for (branch, &drop) in self.recorded.drops.iter().enumerate() {

@@ -57,7 +57,19 @@ pub fn pretrain(
         machine.write(inputs.targets[0].weight, &vec![1.0; batch * (mae.tokens() - mae.kept())])?;
     }
 
-    let job = Pretraining { samples, settings, mae, variants, streams, shown, inputs, recorded, shares, learned: &learned, split };
+    let job = Pretraining {
+        samples,
+        settings,
+        mae,
+        variants,
+        streams,
+        shown,
+        inputs,
+        recorded,
+        shares,
+        learned: &learned,
+        split,
+    };
     let (training, title) = (&settings.train, "pretraining");
     let (learned, watched) = (&learned[..], &watched[..]);
     Session { job: &job, optimiser: &optimiser, training, batch, learned, watched, folder, title }

@@ -233,7 +233,8 @@ mod tests {
         features.iter_mut().step_by(3).for_each(|f| f[1] = f32::NAN);
         let readout = fit(&features, &ages).readout;
         assert_relative_eq!(readout.weight[1], -4.0, epsilon = 1.5);
-        let (mut at_mean, missing) = (features[1].clone(), [&features[1][..1], &[f32::NAN], &features[1][2..]].concat());
+        let (mut at_mean, missing) =
+            (features[1].clone(), [&features[1][..1], &[f32::NAN], &features[1][2..]].concat());
         at_mean[1] = readout.mean[1];
         assert_relative_eq!(readout.years(&missing), readout.years(&at_mean), epsilon = 1e-9);
     }

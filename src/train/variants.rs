@@ -25,12 +25,7 @@ pub(super) struct Variants {
 
 impl Variants {
     /// Records them for `batch` samples with a volume of `grid` voxels of each modality.
-    pub(super) fn record(
-        t: &mut Tape,
-        batch: usize,
-        modalities: &[String],
-        [x, y, z]: [usize; 3],
-    ) -> Self {
+    pub(super) fn record(t: &mut Tape, batch: usize, modalities: &[String], [x, y, z]: [usize; 3]) -> Self {
         let volumes = batch * modalities.len();
         let stored = t.input_as(&[batch, modalities.len(), x, y, z], Dtype::Stored);
         let (affine, shading) = (t.input(&[volumes, 3, 4]), t.input(&[volumes, SHADING]));

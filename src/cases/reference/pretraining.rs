@@ -5,8 +5,8 @@ use crate::machine::Real;
 use crate::model::Mae;
 use crate::model::mae::{Inputs, Masking, Target, random_masking};
 use crate::ops::normalise_patch;
-use crate::ops::reconstruction_loss::ReconstructionLoss;
 use crate::ops::optimiser::{AdamConstants, Moments, adamw, grad_norm};
+use crate::ops::reconstruction_loss::ReconstructionLoss;
 use crate::program::{Cpu, Flat, Gradients, backward, flatten};
 use crate::tape::{Precision, Role, Tape, Tensor};
 
@@ -124,8 +124,7 @@ impl<F: Precision> Trainer<F> {
         adamw(&mut t, moments, clip.factor, schedule, constants, ranges);
 
         let named = t.with_role(Role::Temp).filter(|&x| t.info(x).name.is_some());
-        let keep: Vec<Tensor> =
-            named.chain([loss.loss, loss.per_patch, pred, clip.norm]).collect();
+        let keep: Vec<Tensor> = named.chain([loss.loss, loss.per_patch, pred, clip.norm]).collect();
         let mut cpu = Cpu::new(t, &keep);
         write(&mut cpu, one, &[1.0]);
         let all = (0..batch).flat_map(|_| 0..mae.tokens() as u32).collect::<Vec<u32>>();
@@ -223,9 +222,7 @@ impl<F: Precision> Activations<'_, F> {
             "patches" => (self.patches(false), recorded.get(name, &[batch, tokens, values])?.to_vec()),
             "target" => (self.patches(true), recorded.get(name, &[batch, tokens, values])?.to_vec()),
             "loss" => (self.read(loss.loss), recorded.get(name, &[])?.to_vec()),
-            "loss_per_patch" => {
-                (self.read(loss.per_patch), recorded.get(name, &[batch, tokens])?.to_vec())
-            }
+            "loss_per_patch" => (self.read(loss.per_patch), recorded.get(name, &[batch, tokens])?.to_vec()),
             "pred" => (self.read(pred), recorded.get(name, &[batch, tokens, values])?.to_vec()),
             "decoder_pred" | "decoder_norm" => {
                 let (got, dim) = match name {
