@@ -26,6 +26,8 @@ pub enum Purpose {
     Test,
     /// White noise on a volume.
     Noise,
+    /// How a scan is made worse.
+    Distort,
 }
 
 /// The ten-round bijection: key and counter in, four random words out.
