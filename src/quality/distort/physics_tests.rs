@@ -330,11 +330,9 @@ fn another_axis_order_changes_nothing() {
                 let mut affine = v.affine;
                 for r in 0..3 {
                     shape[order[r]] = v.shape[r];
-                    for row in 0..3 {
-                        affine[row][order[r]] = if flip[r] { -v.affine[row][r] } else { v.affine[row][r] };
-                        if flip[r] {
-                            affine[row][3] += v.affine[row][r] * (v.shape[r] - 1) as f64;
-                        }
+                    for (row, old) in affine.iter_mut().zip(v.affine).take(3) {
+                        row[order[r]] = if flip[r] { -old[r] } else { old[r] };
+                        row[3] += if flip[r] { old[r] * (v.shape[r] - 1) as f64 } else { 0.0 };
                     }
                 }
                 Volume { shape, affine, data: from_ras(&v.data, v.shape, axes) }
