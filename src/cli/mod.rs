@@ -3,6 +3,7 @@ pub mod bench;
 pub mod check;
 pub mod demo;
 pub mod device;
+pub mod distort;
 pub mod doctor;
 pub mod embed;
 pub mod evaluate;
@@ -40,6 +41,7 @@ enum Command {
     Embed(embed::Args),
     Inspect(inspect::Args),
     Phantom(phantom::Args),
+    Distort(distort::Args),
     Check(check::Args),
     Bench(bench::Args),
     Demo(demo::Args),
@@ -62,6 +64,7 @@ impl Cli {
             Command::Embed(args) => embed::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Phantom(args) => phantom::run(args),
+            Command::Distort(args) => distort::run(args),
             Command::Check(args) => check::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Demo(args) => demo::run(args),

@@ -156,7 +156,7 @@ fn inverse(m: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
 /// The background's value, if the image is skull-stripped: at least 30 % of all voxels, and 90 % of each of the six
 /// faces, have exactly the value of the first voxel. (A head that is not stripped goes on through the lower face as
 /// the neck, and its air is noise.)
-pub(super) fn background(volume: &Volume) -> Option<f32> {
+pub fn background(volume: &Volume) -> Option<f32> {
     let value = *volume.data.first()?;
     let [nx, ny, nz] = volume.shape;
     let at = |x: usize, y: usize, z: usize| volume.data[x + nx * (y + ny * z)] == value;
@@ -195,6 +195,24 @@ pub(super) fn head(view: &View, spacing: [f64; 3]) -> Result<Volume, Error> {
     (0..3).for_each(|r| affine[r][r] = HEAD_SPACING);
     affine[3][3] = 1.0;
     Ok(Volume { shape, affine, data })
+}
+
+/// Lower and upper edge of the head along x, y and z, in voxels of the volume seen as RAS: 0 is the first voxel's outer
+/// face. Good to 4 mm, the resolution at which the head is looked for.
+///
+/// # Errors
+/// An image in which nothing stands out.
+pub fn head_extent(volume: &Volume) -> Result<[[f64; 2]; 3], Error> {
+    let view = View::of(volume);
+    let axes = Axes::of(&volume.affine);
+    let spacing = axes.from.map(|axis| volume.spacing()[axis]);
+    let head = head(&view, spacing)?;
+    let inside = extent(&View::of(&head), Inside::Above(0.5)).ok_or(Error::NoBrain("it has no head"))?;
+    Ok([0, 1, 2].map(|r| {
+        let voxels = HEAD_SPACING / spacing[r];
+        let [low, high] = [inside.low[r], inside.high[r]].map(|edge| edge as f64 * voxels);
+        [low, high.min(view.shape[r] as f64)]
+    }))
 }
 
 /// The threshold that best parts the values in two (Otsu 1979), over 256 bins up to the 99th percentile: a few bright

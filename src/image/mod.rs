@@ -14,6 +14,7 @@ mod write;
 
 pub use header::{AffineSource, Datatype, Header};
 pub use intensity::BACKGROUND;
+pub use mask::{background, head_extent};
 pub use nifti::{Fault, read};
 pub use preprocess::{Prepared, Preprocessing, Stats, preprocess};
 pub use write::{Storage, write};

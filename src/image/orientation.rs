@@ -181,6 +181,16 @@ pub fn to_ras(volume: Volume) -> Volume {
     Volume { shape: view.shape, affine, data: view.copy([0, 1, 2], |v| v) }
 }
 
+/// Voxels in RAS order, x fastest and of lengths `shape`, in the order of a file whose axes are `axes`.
+pub fn from_ras(data: &[f32], shape: [usize; 3], axes: Axes) -> Vec<f32> {
+    // What leads back: each axis of the file is one of x, y and z.
+    let mut back = Axes { from: [0; 3], flip: [false; 3] };
+    for r in 0..3 {
+        (back.from[axes.from[r]], back.flip[axes.from[r]]) = (r, axes.flip[r]);
+    }
+    View::new(data, shape, back).copy([0, 1, 2], |v| v)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,8 +225,9 @@ mod tests {
                     }
                 }
                 codes.insert(code(&affine));
-                let ras = to_ras(Volume { shape: own, affine, data });
+                let ras = to_ras(Volume { shape: own, affine, data: data.clone() });
                 assert_eq!(ras.shape, shape);
+                assert_eq!(from_ras(&ras.data, shape, Axes::of(&affine)), data);
                 assert_eq!(code(&ras.affine), "RAS");
                 for (r, row) in ras.affine[..3].iter().enumerate() {
                     assert_eq!((row[r], row[3]), (r as f64 + 1.0, -7.0));

@@ -28,6 +28,8 @@ pub enum Purpose {
     Noise,
     /// Which modalities are left out.
     Modality,
+    /// How a scan is made worse.
+    Distort,
 }
 
 /// The ten-round bijection: key and counter in, four random words out.

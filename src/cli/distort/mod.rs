@@ -1,0 +1,128 @@
+//! `gyrus distort`: a dataset made worse by a known amount.
+mod dataset;
+mod people;
+
+use crate::{
+    data,
+    error::chain,
+    quality::distort::{LEVELS, Recipe},
+    train::settings,
+};
+use dataset::{Plan, Severity};
+use indicatif::ProgressBar;
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Write a copy of a BIDS dataset whose scans are made worse by a known amount.
+///
+/// Levels: 1 noise and a bias field; 2 also motion (3 degrees, 3 mm) and ghosts; 3 more of both (6 degrees, 6 mm)
+/// and thick slices; 4 still more (10 degrees, 10 mm), a spike, a lost slab and a cut field of view. A recipe has
+/// strengths of its own, and blur, Gibbs ringing and wrap-around besides.
+///
+/// The same seed, scan and strengths give the same file. Brain masks are carried over; a JSON file beside each scan
+/// says what was done to it. A run that was stopped goes on where it was. Scans that cannot be used are listed at
+/// the end and left out; the exit code is then 3.
+///
+/// Example: gyrus distort heads --level 3 --out heads-3
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// BIDS folder
+    #[arg(required_unless_present = "print_recipe")]
+    dataset: Option<PathBuf>,
+    /// Folder to write
+    #[arg(long, value_name = "DATASET", required_unless_present = "print_recipe")]
+    out: Option<PathBuf>,
+    /// How severe, 1 to 4
+    #[arg(long, value_parser = level_range(), conflicts_with = "recipe", required_unless_present_any = ["recipe", "print_recipe"])]
+    level: Option<u8>,
+    /// Strengths of one's own, a TOML file as --print-recipe shows it; what it leaves out has no strength
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Seed from which everything follows
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Share of the subjects whose scans are distorted, drawn by the seed; the others are carried over
+    #[arg(long, default_value_t = 1.0, value_parser = share)]
+    share: f64,
+    /// Print the strengths of a level as a recipe, and do nothing else
+    #[arg(long, value_name = "LEVEL", value_parser = level_range(), exclusive = true)]
+    print_recipe: Option<u8>,
+}
+
+fn level_range() -> clap::builder::RangedI64ValueParser<u8> {
+    clap::value_parser!(u8).range(1..=i64::from(LEVELS))
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("must be between 0 and 1".into()),
+    }
+}
+
+/// Runs `gyrus distort`.
+///
+/// # Errors
+/// A dataset without usable scans, or that is no BIDS folder; a recipe that makes no sense; another dataset in the
+/// same place; files that cannot be written.
+pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
+    if let Some(level) = args.print_recipe {
+        println!("# Level {level}. A number, or [least, greatest] of what is drawn for each scan.");
+        print!("{}", toml::to_string(&Recipe::level(level))?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (root, out) = (given(&args.dataset), given(&args.out));
+    let (recipe, severity) = match (&args.recipe, args.level) {
+        (Some(file), _) => (settings::layer(&Recipe::none(), &[], Some(file), &[])?, Severity::Recipe),
+        (None, level) => {
+            let level = level.expect("clap takes a level or a recipe");
+            (Recipe::level(level), Severity::Level(level))
+        }
+    };
+    recipe.check()?;
+    if root.join("cache.json").exists() {
+        let advice = "distort the dataset it was made from, and prepare that";
+        return Err(format!("{}: is a prepared cache; {advice}", root.display()).into());
+    }
+    let scans = data::scans(root)?;
+    let in_bids = |scan: &data::Scan| {
+        scan.path.strip_prefix(root).is_ok_and(|inside| inside.to_string_lossy().starts_with("sub-"))
+    };
+    if !scans.iter().all(in_bids) {
+        let expected = "expected a BIDS folder (sub-*/anat/*_T1w.nii.gz)";
+        return Err(format!("{}: {expected}", root.display()).into());
+    }
+    let plan = Plan::new(root, out, recipe, severity, args.seed, args.share, &scans);
+    plan.begin().map_err(any)?;
+    let bar = ProgressBar::new(scans.len() as u64).with_style(super::phantom::style());
+    let outcomes = plan.write_scans(&scans, || bar.inc(1));
+    bar.finish_and_clear();
+    let skipped: Vec<&dataset::Failure> = outcomes.iter().filter_map(|o| o.as_ref().err()).collect();
+    if skipped.len() == scans.len() {
+        let reason = chain(skipped[0].as_ref());
+        return Err(
+            format!("{}: none of the {} scans could be used: {reason}", root.display(), scans.len()).into()
+        );
+    }
+    plan.finish(&scans).map_err(any)?;
+    let changed = scans.iter().zip(&outcomes).filter(|(scan, o)| o.is_ok() && plan.distorts(scan)).count();
+    println!("{}: {} scans, {changed} of them distorted", out.display(), scans.len() - skipped.len());
+    if skipped.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("left out:");
+    skipped.iter().for_each(|failure| eprintln!("  {}", chain(failure.as_ref())));
+    Ok(ExitCode::from(3))
+}
+
+/// A failure of any thread, as one of this one.
+fn any(failure: dataset::Failure) -> Box<dyn Error> {
+    failure
+}
+
+fn given(path: &Option<PathBuf>) -> &Path {
+    path.as_deref().expect("clap requires it")
+}
