@@ -18,6 +18,10 @@ fn prepare(dataset: &Path, out: &Path) -> Result<Report, Error> {
     data::prepare(dataset, out, &settings(), |_| (), || ())
 }
 
+fn t1w() -> [String; 1] {
+    ["T1w".into()]
+}
+
 /// Five synthetic heads of coarse voxels.
 fn heads(folder: &Path) -> PathBuf {
     let out = folder.join("heads");
@@ -65,7 +69,7 @@ fn a_cache_holds_what_preparing_a_scan_gives() {
     let out = folder.path().join("cache");
     prepare(&dataset, &out).unwrap();
     let cache = Cache::open(&out).unwrap();
-    for (row, scan) in data::scans(&dataset).unwrap().iter().enumerate() {
+    for (row, scan) in data::scans(&dataset, &t1w()).unwrap().scans.iter().enumerate() {
         assert!(scan.mask.is_some() && scan.age.is_some() && scan.sex.is_some());
         let prepared = data::prepare_scan(scan, cache.preprocessing()).unwrap();
         let index = &cache.scans()[row];
@@ -203,7 +207,7 @@ fn real_heads() -> Option<PathBuf> {
 #[test]
 fn real_heads_have_masks_and_fit_the_grid() {
     let Some(dataset) = real_heads() else { return };
-    let scans = data::scans(&dataset).unwrap();
+    let scans = data::scans(&dataset, &t1w()).unwrap().scans;
     assert_eq!(scans.len(), 124);
     assert!(scans.iter().all(|s| s.mask.is_some() && s.quality.is_some()));
     assert_eq!(scans.iter().filter(|s| s.age.is_some()).count(), 120);

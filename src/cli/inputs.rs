@@ -1,6 +1,6 @@
 //! What a trained model is given: scans, prepared as its card says, or rows of a cache that was prepared so.
 use crate::{
-    data::{self, Cache, Scan, Skipped, Traits, prepare_scan},
+    data::{self, Cache, Found, Scan, Skipped, Traits, prepare_scan},
     error::chain,
     train::{
         Card,
@@ -66,8 +66,9 @@ impl<'a> Inputs<'a> {
                 inputs.add_cache(path)?;
                 continue;
             }
-            match data::scans(path) {
-                Ok(scans) => {
+            match data::scans(path, &["T1w".into()]) {
+                Ok(Found { scans, unsaid }) => {
+                    inputs.skipped.extend(unsaid.into_iter().map(Skipped::unsaid));
                     let new = scans.into_iter().filter(|scan| seen.insert(scan.path.clone()));
                     inputs.sources.extend(new.map(Source::File));
                 }

@@ -64,6 +64,17 @@ pub struct Visit {
     pub rows: Vec<Option<usize>>,
 }
 
+impl Skipped {
+    /// A scan whose modality nothing says.
+    pub fn unsaid(source: PathBuf) -> Skipped {
+        let reason = format!(
+            "{}: nothing says its modality; name it .._T1w.nii.gz, or list it in a manifest with a column \"modality\"",
+            source.display()
+        );
+        Skipped { source, reason }
+    }
+}
+
 /// An opened cache; its volumes are read from disk as they are used.
 #[derive(Debug)]
 pub struct Cache {

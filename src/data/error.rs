@@ -46,13 +46,27 @@ pub enum Error {
     },
     /// A dataset in which nothing was found.
     #[error(
-        "{}: no scans found; expected a BIDS folder (sub-*/anat/*_T1w.nii.gz), a folder of NIfTI files, \
-         a .csv or .tsv manifest with a column \"path\", or one NIfTI file",
+        "{}: no scans found; expected a BIDS folder (sub-*/anat/*_T1w.nii.gz), a FOMO-style tree \
+         (sub_*/ses_*/t1.nii.gz), a folder of NIfTI files, a .csv or .tsv manifest with a column \"path\", or one \
+         NIfTI file",
         path.display()
     )]
     NoScans {
         /// What was searched.
         path: PathBuf,
+    },
+    /// A dataset that has scans, but none of those asked for.
+    #[error(
+        "{}: no {} scans; there are: {}",
+        path.display(), asked.join(" or "), present.join(", ")
+    )]
+    NoModality {
+        /// The dataset.
+        path: PathBuf,
+        /// The modalities asked for.
+        asked: Vec<String>,
+        /// The modalities it has, each with a count.
+        present: Vec<String>,
     },
     /// A folder that is not to be written over.
     #[error("{}: already holds a dataset; give another --out, or remove it first", path.display())]

@@ -1,5 +1,5 @@
 //! `scans.tsv` of a cache: a line for each volume, readable by people and by any table reader.
-use super::{Error, fingerprint::Traits, scan::Scan, split::Member, table::Row, table::Table};
+use super::{Error, fingerprint::Traits, scan::Scan, split::Member, table::Ages, table::Row, table::Table};
 use crate::image::Stats;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -37,7 +37,8 @@ pub struct Measured {
     pub stats: Stats,
 }
 
-const COLUMNS: [&str; 21] = [
+/// Columns that caches have had from the first.
+const REQUIRED: [&str; 21] = [
     "row",
     "subject",
     "session",
@@ -60,13 +61,15 @@ const COLUMNS: [&str; 21] = [
     "bright",
     "warnings",
 ];
+/// Columns that came later, at the end of the line; older caches are read without them.
+const OPTIONAL: [&str; 3] = ["run", "site", "group"];
 
 /// Between several warnings of one scan.
 const BETWEEN: &str = " | ";
 
 /// The table of `rows` as text.
 pub(super) fn to_tsv(rows: &[IndexRow]) -> String {
-    let mut text = COLUMNS.join("\t") + "\n";
+    let mut text = [&REQUIRED[..], &OPTIONAL].concat().join("\t") + "\n";
     for IndexRow { row, scan, measured } in rows {
         let Measured { blake3, traits, stats } = measured;
         let cells = [
@@ -91,6 +94,9 @@ pub(super) fn to_tsv(rows: &[IndexRow]) -> String {
             traits.middle.to_string(),
             traits.bright.to_string(),
             known(Some(stats.warnings.join(BETWEEN)).filter(|w| !w.is_empty())),
+            known(scan.run.as_ref()),
+            known(scan.site.as_ref()),
+            known(scan.group.as_ref()),
         ];
         // A tab or line break within a cell would shift what follows.
         let line = cells.map(|c| c.replace(['\t', '\n', '\r'], " ")).join("\t");
@@ -109,8 +115,8 @@ fn by<T: Display>(values: &[T]) -> String {
 
 /// Reads what [`to_tsv`] wrote.
 pub(super) fn read(path: &Path) -> Result<Vec<IndexRow>, Error> {
-    let table = Table::read(path)?;
-    table.require(&COLUMNS)?;
+    let table = Table::read(path, Ages::Refused)?;
+    table.require(&REQUIRED)?;
     table.rows().map(read_row).collect()
 }
 
@@ -123,12 +129,15 @@ fn read_row(row: Row<'_>) -> Result<IndexRow, Error> {
         scan: Scan {
             subject: text("subject")?,
             session: row.text("session").map(str::to_owned),
+            run: row.text("run").map(str::to_owned),
             modality: text("modality")?,
             path: PathBuf::from(text("source")?),
             mask: row.text("mask").map(PathBuf::from),
             age: row.age()?,
             sex: row.text("sex").and_then(|s| s.parse().ok()),
             quality: row.quality(&["quality"])?,
+            site: row.text("site").map(str::to_owned),
+            group: row.text("group").map(str::to_owned),
         },
         measured: Measured {
             blake3: text("blake3")?,

@@ -8,7 +8,7 @@ use super::{
     cache::{CARD, Card, FORMAT, SCANS, Skipped, VOLUMES, npy_header},
     fingerprint::{Fingerprint, Traits},
     index::{self, IndexRow, Measured},
-    scan::{Scan, scans},
+    scan::{Found, Scan, scans},
 };
 use crate::{
     error::{FileError, OnFile, chain},
@@ -61,10 +61,10 @@ pub fn prepare(
     advance: impl Fn() + Sync,
 ) -> Result<Report, Error> {
     settings.check()?;
-    let scans = scans(dataset)?;
+    let Found { scans, unsaid } = scans(dataset, &["T1w".into()])?;
     let root = if dataset.is_dir() { dataset } else { dataset.parent().unwrap_or(Path::new("")) };
     if out.join(CARD).exists() {
-        return compare(root, &scans, out, settings);
+        return compare(root, &scans, unsaid.len(), out, settings);
     }
     begin(scans.len());
     let parts = out.join(".parts");
@@ -78,7 +78,9 @@ pub fn prepare(
         })
         .collect::<Result<Vec<_>, _>>()?;
 
-    let (mut rows, mut voxels, mut skipped) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut voxels) = (Vec::new(), Vec::new());
+    let from_root = |path: PathBuf| path.strip_prefix(root).map_or(path.clone(), Path::to_owned);
+    let mut skipped: Vec<_> = unsaid.into_iter().map(|path| Skipped::unsaid(from_root(path))).collect();
     for (scan, outcome) in scans.iter().zip(outcomes) {
         match outcome {
             Ok((part, measured)) => {
@@ -180,7 +182,13 @@ fn write_volumes(path: &Path, card: &Card, parts: &[PathBuf]) -> Result<(), Erro
 }
 
 /// Accepts a finished cache in `out` if it has just these scans and settings, and says what differs if not.
-fn compare(root: &Path, scans: &[Scan], out: &Path, settings: &Preprocessing) -> Result<Report, Error> {
+fn compare(
+    root: &Path,
+    scans: &[Scan],
+    unsaid: usize,
+    out: &Path,
+    settings: &Preprocessing,
+) -> Result<Report, Error> {
     let differs = |what: String| Error::CacheDiffers { path: out.to_owned(), what };
     let card = Card::read(out)?;
     if card.preprocessing != *settings {
@@ -202,7 +210,7 @@ fn compare(root: &Path, scans: &[Scan], out: &Path, settings: &Preprocessing) ->
     if let Some(path) = changed {
         return Err(differs(format!("other scans or other data on people (see {path})")));
     }
-    if scans.len() != rows.len() + card.skipped.len() {
+    if scans.len() + unsaid != rows.len() + card.skipped.len() {
         return Err(differs("more scans than the dataset has now".into()));
     }
     Ok(report(&rows, card.skipped, true))

@@ -1,7 +1,8 @@
 //! What is known of one scan before it is read, and where lists of scans come from.
-use super::{Error, bids, manifest};
+use super::{Error, bids, fomo, manifest, modality, modality::UNKNOWN, table::Ages};
 use crate::error::OnFile;
 use std::{
+    collections::BTreeMap,
     fmt, fs,
     path::{Path, PathBuf},
     str::FromStr,
@@ -14,7 +15,9 @@ pub struct Scan {
     pub subject: String,
     /// The visit, where a dataset has several.
     pub session: Option<String>,
-    /// "T1w" and the like, as BIDS writes it.
+    /// The number of the repeat, where a session has several scans of one modality.
+    pub run: Option<String>,
+    /// "T1w" and the like, as BIDS writes it; of PET with its tracer, "PET-FDG"; [`UNKNOWN`] where nothing says it.
     pub modality: String,
     /// The image file.
     pub path: PathBuf,
@@ -26,6 +29,19 @@ pub struct Scan {
     pub sex: Option<Sex>,
     /// A rating of the image, more is better; its scale is the dataset's own.
     pub quality: Option<f32>,
+    /// Where it was made, where that is recorded.
+    pub site: Option<String>,
+    /// The person's diagnosis, where that is recorded; "CN" for healthy controls.
+    pub group: Option<String>,
+}
+
+/// The scans of a dataset, and the files that nobody knows the modality of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    /// In a fixed order.
+    pub scans: Vec<Scan>,
+    /// Images left out because nothing says their modality, though it is said of others.
+    pub unsaid: Vec<PathBuf>,
 }
 
 /// Sex as tables record it.
@@ -57,21 +73,56 @@ impl fmt::Display for Sex {
     }
 }
 
-/// The scans of `dataset`, in a fixed order: of a BIDS folder, of a plain folder of NIfTI files, of a `.csv` or
-/// `.tsv` manifest, or one NIfTI file. A file within a BIDS folder has the age and the mask that it has there.
+/// The scans of `dataset` that are of one of `modalities`, or all of them if none is given: of a BIDS folder, a
+/// FOMO-style tree, a plain folder of NIfTI files, a `.csv` or `.tsv` manifest, or one NIfTI file. A file within a BIDS
+/// folder or a FOMO-style tree has the age and the mask that it has there.
+///
+/// Where nothing in the dataset says a modality (a plain folder, a manifest without that column) and one is asked for,
+/// all its scans are taken as that one. Otherwise a scan whose modality is not said is never guessed at: it is named in
+/// [`Found::unsaid`] or, where all are asked for, is of modality [`UNKNOWN`].
 ///
 /// # Errors
-/// A dataset without scans; a table that lacks a column or holds an impossible value; unreadable folders.
-pub fn scans(dataset: &Path) -> Result<Vec<Scan>, Error> {
+/// A dataset without such scans; a table that lacks a column or holds an impossible value; unreadable folders.
+pub fn scans(dataset: &Path, modalities: &[String]) -> Result<Found, Error> {
+    let mut scans = search(dataset, Ages::Refused)?;
+    if modalities.is_empty() {
+        return Ok(Found { scans, unsaid: Vec::new() });
+    }
+    if let [modality] = modalities
+        && scans.iter().all(|s| s.modality == UNKNOWN)
+    {
+        scans.iter_mut().for_each(|s| s.modality.clone_from(modality));
+    }
+    let (wanted, others): (Vec<_>, Vec<_>) =
+        scans.into_iter().partition(|scan| modalities.contains(&scan.modality));
+    if wanted.is_empty() {
+        let mut counts = BTreeMap::<String, usize>::new();
+        others.into_iter().for_each(|scan| *counts.entry(scan.modality).or_default() += 1);
+        let present = counts.iter().map(|(modality, count)| format!("{modality} ({count})")).collect();
+        return Err(Error::NoModality { path: dataset.to_owned(), asked: modalities.to_vec(), present });
+    }
+    let unsaid = others.into_iter().filter(|s| s.modality == UNKNOWN).map(|s| s.path).collect();
+    Ok(Found { scans: wanted, unsaid })
+}
+
+/// All scans of `dataset`; see [`scans`].
+pub(super) fn search(dataset: &Path, ages: Ages) -> Result<Vec<Scan>, Error> {
     let is_folder = fs::metadata(dataset).on_file("read", dataset)?.is_dir();
     let extension = dataset.extension().map(|e| e.to_ascii_lowercase());
     let scans = if is_folder {
-        let scans = bids::scans(dataset)?;
+        let mut scans = bids::scans(dataset, ages)?;
+        if scans.is_empty() {
+            scans = fomo::scans(dataset, ages)?;
+        }
         if scans.is_empty() { bids::plain(dataset)? } else { scans }
     } else if extension.is_some_and(|e| e == "csv" || e == "tsv") {
-        manifest::scans(dataset)?
+        manifest::scans(dataset, ages)?
     } else if is_nifti(dataset) {
-        vec![bids::describe(dataset)?.unwrap_or_else(|| Scan::unknown(dataset.to_owned()))]
+        let known = match bids::describe(dataset, ages)? {
+            None => fomo::describe(dataset, ages)?,
+            known => known,
+        };
+        vec![known.unwrap_or_else(|| Scan::unknown(dataset.to_owned()))]
     } else {
         Vec::new()
     };
@@ -79,20 +130,25 @@ pub fn scans(dataset: &Path) -> Result<Vec<Scan>, Error> {
 }
 
 impl Scan {
-    /// The scan in the file `path`, of which nothing is known but what BIDS puts into names.
+    /// The scan in the file `path`, of which nothing is known but what its name says.
     pub fn unknown(path: PathBuf) -> Scan {
         let name = bids::Name::of(&path);
         let subject = name.entity("sub").map_or_else(|| name.stem.clone(), |s| format!("sub-{s}"));
         let session = name.entity("ses").map(|s| format!("ses-{s}"));
+        let run = name.entity("run").map(|r| format!("run-{r}"));
+        let modality = modality::of_name(&name.stem).unwrap_or_else(|| UNKNOWN.into());
         Scan {
             subject,
             session,
-            modality: "T1w".into(),
+            run,
+            modality,
             path,
             mask: None,
             age: None,
             sex: None,
             quality: None,
+            site: None,
+            group: None,
         }
     }
 }

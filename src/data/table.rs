@@ -4,10 +4,20 @@ use super::Error;
 use crate::error::OnFile;
 use std::{fs, path::Path, path::PathBuf, str::FromStr};
 
+/// What becomes of ages that no person has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ages {
+    /// They are errors, since they are most often months or days.
+    Refused,
+    /// They are kept as they stand, and what is no number is unknown: to be looked at, not to be trained on.
+    Kept,
+}
+
 /// A table in memory; columns go by name, without regard to case.
 #[derive(Debug)]
 pub(super) struct Table {
     path: PathBuf,
+    ages: Ages,
     header: Vec<String>,
     rows: Vec<(u64, csv::StringRecord)>,
 }
@@ -22,7 +32,7 @@ pub(super) struct Row<'a> {
 
 impl Table {
     /// Reads `path`, comma-separated if its name ends in `.csv`, else tab-separated.
-    pub(super) fn read(path: &Path) -> Result<Table, Error> {
+    pub(super) fn read(path: &Path, ages: Ages) -> Result<Table, Error> {
         let bytes = fs::read(path).on_file("read", path)?;
         let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
         let csv = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("csv"));
@@ -38,7 +48,7 @@ impl Table {
             let record = record.map_err(fault)?;
             rows.push((record.position().map_or(0, csv::Position::line), record));
         }
-        Ok(Table { path: path.to_owned(), header, rows })
+        Ok(Table { path: path.to_owned(), ages, header, rows })
     }
 
     /// Refuses a table that lacks one of `columns`.
@@ -70,8 +80,11 @@ impl<'a> Row<'a> {
         self.text(column).map(|t| t.parse().map_err(|_| self.refuse(column, expected))).transpose()
     }
 
-    /// The age in years; ages that no person has are refused, since they are most often months or days.
+    /// The age in years, 0 to 120, or as the table was told to take others.
     pub(super) fn age(&self) -> Result<Option<f32>, Error> {
+        if self.table.ages == Ages::Kept {
+            return Ok(self.text("age").and_then(|t| t.parse().ok()).filter(|a: &f32| a.is_finite()));
+        }
         let expected = "an age in years, 0 to 120, or n/a";
         let age = self.parse("age", expected)?;
         match age {
