@@ -1,20 +1,28 @@
-//! One volume at a time: reading and writing NIfTI (`nifti`, `header`, `gzip`, `write`), orientation, and the way
-//! from a scan to what the network sees (`preprocess`, with `mask`, `resample` and `intensity`).
+//! One volume at a time: reading and writing NIfTI (`nifti`, `header`, `gzip`, `write`), orientation, the way from a
+//! scan to what the network sees (`preprocess`, with `mask`, `resample` and `intensity`), and the way of another image
+//! of the same head onto the grid of that scan (`align`, `onto`).
 use std::path::PathBuf;
 
+mod affine;
+mod align;
 mod gzip;
 mod header;
 mod intensity;
 mod mask;
 pub mod nifti;
+mod onto;
 pub mod orientation;
 mod preprocess;
 mod resample;
+mod trilinear;
 mod write;
 
+pub use affine::Affine;
+pub use align::{Alignment, align};
 pub use header::{AffineSource, Datatype, Header};
 pub use intensity::BACKGROUND;
-pub use nifti::{Fault, read};
+pub use nifti::{Fault, read, read_mean};
+pub use onto::{PET_SCALE, Scale, mean_inside, preprocess_onto, same_grid};
 pub use preprocess::{Prepared, Preprocessing, Stats, preprocess};
 pub use write::{Storage, write};
 
@@ -89,6 +97,14 @@ pub enum Error {
     /// Nothing to look at.
     #[error("no voxel of the image is inside the brain: {0}")]
     NoBrain(&'static str),
+    /// A region that says nothing about the tracer.
+    #[error("the mean over {region} is {mean}, which nothing can be divided by")]
+    Reference {
+        /// Which region.
+        region: &'static str,
+        /// Its mean.
+        mean: f64,
+    },
     /// A mask that was made for another image.
     #[error("the mask does not belong to the image: {0}; give the mask that was made from this scan")]
     Mask(String),
