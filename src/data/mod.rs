@@ -4,6 +4,7 @@
 mod augment;
 mod bids;
 mod cache;
+mod companion;
 mod error;
 mod fingerprint;
 mod index;
@@ -13,12 +14,14 @@ mod prepare;
 mod scan;
 mod split;
 mod table;
+mod visit;
 
 pub use augment::{Augment, Variant};
 pub use cache::{Cache, Skipped};
 pub use error::Error;
 pub use fingerprint::{Fingerprint, Spread, Traits};
-pub use index::{IndexRow, Measured};
-pub use prepare::{Report, prepare, prepare_scan};
+pub use index::{IndexRow, Measured, Placed, Reference};
+pub use prepare::{Report, Wanted, prepare, prepare_scan, prepare_wanted};
 pub use scan::{Scan, Sex, scans};
 pub use split::{Member, Split};
+pub use visit::Visit;

@@ -5,7 +5,7 @@ use super::orientation::determinant;
 pub type Affine = [[f64; 4]; 4];
 
 /// Every point stays where it is.
-pub(super) const IDENTITY: Affine =
+pub const IDENTITY: Affine =
     [[1.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]];
 
 /// First `b`, then `a`.

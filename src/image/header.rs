@@ -288,6 +288,10 @@ fn shape(dim: &[i64; 8]) -> Result<([usize; 3], usize), Fault> {
         let reason = format!("{n} axes, {used:?}; only one 3-D volume a file: extract a frame first");
         return Err(Fault::Unsupported(reason));
     }
+    // More frames than NIfTI-1 can count are a damaged header, not a scan.
+    if used.get(3).is_some_and(|&frames| frames > 32_767) {
+        return Err(Fault::Header(format!("dim is {used:?}; that many frames are no scan")));
+    }
     let axis = |i: usize| used.get(i).map_or(1, |&d| d as usize);
     Ok((std::array::from_fn(axis), axis(3)))
 }

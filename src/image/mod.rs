@@ -17,7 +17,7 @@ mod resample;
 mod trilinear;
 mod write;
 
-pub use affine::Affine;
+pub use affine::{Affine, IDENTITY};
 pub use align::{Alignment, align};
 pub use header::{AffineSource, Datatype, Header};
 pub use intensity::BACKGROUND;

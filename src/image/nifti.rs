@@ -99,7 +99,9 @@ pub fn read_mean(
 fn one_frame(frames: usize) -> Result<(), Fault> {
     match frames {
         1 => Ok(()),
-        n => Err(Fault::Unsupported(format!("{n} frames; only one 3-D volume a file: extract a frame first"))),
+        n => {
+            Err(Fault::Unsupported(format!("{n} frames; only one 3-D volume a file: extract a frame first")))
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! The scan is sampled at some 40,000 places in and closely around the brain, so neither neck and jaw, which move, nor
 //! the moving image's field of view decides. Both images are smoothed to 8, then 4, then 2 mm. At 8 mm the search
 //! begins where the files' own coordinates put the images and where their centres of mass coincide, each as it is and
-//! turned both ways about each axis; the best beginnings are followed. All of it is free of chance: the same files give
+//! turned both ways about each axis and each pair and all three; the best beginnings are followed. All of it is free of chance: the same files give
 //! the same bits.
 mod information;
 mod powell;
@@ -34,8 +34,8 @@ pub struct Alignment {
     pub mutual_information: f64,
 }
 
-/// Resolutions of the search in millimetres, and the precision asked for at each.
-const LEVELS: [(f64, f64); 3] = [(8.0, 0.3), (4.0, 0.1), (2.0, 0.02)];
+/// Resolutions of the search in millimetres, the precision asked for, and which of the places are looked at.
+const LEVELS: [(f64, f64, usize); 3] = [(8.0, 0.3, 4), (4.0, 0.1, 2), (2.0, 0.02, 1)];
 /// Places at which the fixed scan is sampled.
 const SAMPLES: usize = 40_000;
 /// How far around the brain samples lie, in millimetres.
@@ -43,9 +43,9 @@ const RIM: f64 = 8.0;
 /// Millimetres that a radian counts as: about what it moves the brain's surface.
 const RADIUS: f64 = 60.0;
 /// First turns that are tried, in radians.
-const TURN: f64 = 0.2;
+const TURN: f64 = 0.17;
 /// Beginnings that are followed at the coarsest resolution.
-const FOLLOWED: usize = 4;
+const FOLLOWED: usize = 8;
 
 /// Two images say less than this about each other, in nats, where they do not show the same head or were not brought
 /// together. Of other people's heads the best pose reaches less; see the tests.
@@ -79,7 +79,8 @@ pub fn align(moving: &Volume, fixed: &Volume, prepared: &Prepared) -> Result<Ali
         rigid([a, b, c].map(|v| v / RADIUS), [x, y, z], centre)
     };
     let mut found: Option<(Point, f64)> = None;
-    for (mm, tolerance) in LEVELS {
+    for (mm, tolerance, every) in LEVELS {
+        let places: Vec<[f64; 3]> = places.iter().step_by(every).copied().collect();
         let (fixed, moving) = (smoothed(fixed, mm), smoothed(moving, mm));
         let masses = [mask::centre_of_mass(&fixed), mask::centre_of_mass(&moving)];
         let information = Information::new(&fixed, moving, &places).ok_or(Error::Constant(fixed.data[0]))?;
@@ -88,10 +89,11 @@ pub fn align(moving: &Volume, fixed: &Volume, prepared: &Prepared) -> Result<Ali
         found = Some(match found {
             Some((point, _)) => search(point),
             None => {
-                let mut starts = beginnings(masses);
-                starts.sort_by(|a, b| value(b).total_cmp(&value(a)));
+                let mut starts: Vec<(f64, Point)> =
+                    beginnings(masses).into_iter().map(|p| (value(&p), p)).collect();
+                starts.sort_by(|a, b| b.0.total_cmp(&a.0));
                 let best = |a: (Point, f64), b: (Point, f64)| if b.1 > a.1 { b } else { a };
-                let followed = starts.into_iter().take(FOLLOWED).map(search);
+                let followed = starts.into_iter().take(FOLLOWED).map(|(_, start)| search(start));
                 followed.reduce(best).expect("there are beginnings")
             }
         });
@@ -106,20 +108,11 @@ pub fn align(moving: &Volume, fixed: &Volume, prepared: &Prepared) -> Result<Ali
     })
 }
 
-/// Where the search begins: the files' coordinates, and centre on centre, each turned both ways about each axis.
+/// Where the search begins: the files' coordinates, and centre on centre, each with every combination of turns.
 fn beginnings([fixed, moving]: [[f64; 3]; 2]) -> Vec<Point> {
     let apart = [0, 1, 2].map(|r| moving[r] - fixed[r]);
-    let turns = [0.0, -TURN, TURN];
-    let turned = |[x, y, z]: [f64; 3]| {
-        let about = move |axis: usize, turn: f64| {
-            let mut point = [0.0, 0.0, 0.0, x, y, z];
-            point[axis] = turn * RADIUS;
-            point
-        };
-        // Unturned once, not once for each axis.
-        let all = (0..3).flat_map(move |axis| turns.map(|turn| (axis, turn)));
-        all.filter(|&(axis, turn)| axis == 0 || turn != 0.0).map(move |(axis, turn)| about(axis, turn))
-    };
+    let turn = |n: usize| [0.0, -TURN * RADIUS, TURN * RADIUS][n % 3];
+    let turned = |[x, y, z]: [f64; 3]| (0..27).map(move |n| [turn(n), turn(n / 3), turn(n / 9), x, y, z]);
     [[0.0; 3], apart].into_iter().flat_map(turned).collect()
 }
 

@@ -122,10 +122,18 @@ fn brent(f: &impl Fn(f64) -> f64, mut a: f64, start: Probe, mut b: f64, toleranc
         let t = if d.abs() >= tolerance { x.0 + d } else { x.0 + tolerance.copysign(d) };
         let u = (t, f(t));
         if u.1 <= x.1 {
-            if u.0 >= x.0 { a = x.0 } else { b = x.0 }
+            if u.0 >= x.0 {
+                a = x.0
+            } else {
+                b = x.0
+            }
             (v, w, x) = (w, x, u);
         } else {
-            if u.0 < x.0 { a = u.0 } else { b = u.0 }
+            if u.0 < x.0 {
+                a = u.0
+            } else {
+                b = u.0
+            }
             if u.1 <= w.1 || w.0 == x.0 {
                 (v, w) = (w, u);
             } else if u.1 <= v.1 || v.0 == x.0 || v.0 == w.0 {
