@@ -22,7 +22,7 @@ const PHANTOM: &str =
     "phantom --out heads --subjects 6 --spacing 4 --modalities T1w,T2w,PET-FDG --missing 0.34";
 const PREPARE: &str = "prepare heads --grid 32 40 32 --spacing 5 --modalities T1w,T2w,PET-FDG --out";
 
-/// Rank correlation is not needed: Pearson's of two volumes within a brain.
+/// Pearson's, of two volumes within a brain.
 fn correlation(pairs: &[(f64, f64)]) -> f64 {
     let n = pairs.len() as f64;
     let (mx, my) = (pairs.iter().map(|p| p.0).sum::<f64>() / n, pairs.iter().map(|p| p.1).sum::<f64>() / n);
@@ -76,11 +76,20 @@ fn visits_lie_on_one_grid_and_missing_scans_are_absent() {
             assert!(pairs.iter().all(|p| p.0 > background || p.1 == background), "beyond the T1w's brain");
             let inside: Vec<(f64, f64)> =
                 pairs.into_iter().filter(|p| p.0 > background && p.1 > background).collect();
-            let r = correlation(&inside);
-            // T2w is dark where T1w is bright; PET is dark in fluid.
+            // T2w is dark where T1w is bright; PET is dark in fluid, bright in grey matter, and between in white.
             let pet = known.scan.modality == "PET-FDG";
-            println!("{subject} {}: {r:.2} {placed:?}", known.scan.modality);
-            assert!(if pet { r > 0.1 } else { r < -0.6 }, "{subject} {}: {r}", known.scan.modality);
+            if pet {
+                let uptake = |from: f64, to: f64| {
+                    let here: Vec<f64> =
+                        inside.iter().filter(|p| from < p.0 && p.0 < to).map(|p| p.1).collect();
+                    here.iter().sum::<f64>() / here.len() as f64
+                };
+                let [fluid, grey, white] = [uptake(-4.0, -1.8), uptake(-0.8, 0.0), uptake(0.9, 4.0)];
+                println!("{subject}: {fluid:.2} {grey:.2} {white:.2} {:?}", placed.alignment);
+                assert!(fluid < grey && white < grey, "{subject}: {fluid} {grey} {white}");
+            } else {
+                assert!(correlation(&inside) < -0.6, "{subject}: {}", correlation(&inside));
+            }
             if pet {
                 let mean = inside.iter().map(|p| p.1).sum::<f64>() / inside.len() as f64;
                 assert!(mean.abs() < 0.02 && !placed.reference.unwrap().region, "{mean}");

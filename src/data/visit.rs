@@ -134,7 +134,8 @@ mod tests {
             Place::Own,
             Place::Own,
             Place::Own,
-            onto(6, None),
+            // As many sessions away as the other: the earlier.
+            onto(5, None),
             Place::Nowhere,
         ];
         assert_eq!(places(&scans, &several), expected);

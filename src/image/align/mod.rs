@@ -34,8 +34,23 @@ pub struct Alignment {
     pub mutual_information: f64,
 }
 
-/// Resolutions of the search in millimetres, the precision asked for, and which of the places are looked at.
-const LEVELS: [(f64, f64, usize); 3] = [(8.0, 0.3, 4), (4.0, 0.1, 2), (2.0, 0.02, 1)];
+/// One resolution of the search.
+struct Level {
+    /// Millimetres between voxels.
+    mm: f64,
+    /// The precision asked for, in millimetres.
+    tolerance: f64,
+    /// Every how many-th of the places is looked at.
+    every: usize,
+    /// How many of the best points found before are followed.
+    followed: usize,
+}
+
+const LEVELS: [Level; 3] = [
+    Level { mm: 8.0, tolerance: 0.3, every: 4, followed: 12 },
+    Level { mm: 4.0, tolerance: 0.1, every: 2, followed: 5 },
+    Level { mm: 2.0, tolerance: 0.02, every: 1, followed: 1 },
+];
 /// Places at which the fixed scan is sampled.
 const SAMPLES: usize = 40_000;
 /// How far around the brain samples lie, in millimetres.
@@ -44,9 +59,6 @@ const RIM: f64 = 8.0;
 const RADIUS: f64 = 60.0;
 /// First turns that are tried, in radians.
 const TURN: f64 = 0.17;
-/// Beginnings that are followed at the coarsest resolution.
-const FOLLOWED: usize = 8;
-
 /// Two images say less than this about each other, in nats, where they do not show the same head or were not brought
 /// together. Of other people's heads the best pose reaches less; see the tests.
 const LEAST_INFORMATION: f64 = 0.12;
@@ -78,27 +90,22 @@ pub fn align(moving: &Volume, fixed: &Volume, prepared: &Prepared) -> Result<Ali
         let [a, b, c, x, y, z] = *p;
         rigid([a, b, c].map(|v| v / RADIUS), [x, y, z], centre)
     };
-    let mut found: Option<(Point, f64)> = None;
-    for (mm, tolerance, every) in LEVELS {
+    // The best points so far, best first.
+    let mut found: Vec<(Point, f64)> = Vec::new();
+    for Level { mm, tolerance, every, followed } in LEVELS {
         let places: Vec<[f64; 3]> = places.iter().step_by(every).copied().collect();
         let (fixed, moving) = (smoothed(fixed, mm), smoothed(moving, mm));
         let masses = [mask::centre_of_mass(&fixed), mask::centre_of_mass(&moving)];
         let information = Information::new(&fixed, moving, &places).ok_or(Error::Constant(fixed.data[0]))?;
         let value = |p: &Point| information.at(&pose(p));
-        let search = |start| maximise(value, start, mm, tolerance);
-        found = Some(match found {
-            Some((point, _)) => search(point),
-            None => {
-                let mut starts: Vec<(f64, Point)> =
-                    beginnings(masses).into_iter().map(|p| (value(&p), p)).collect();
-                starts.sort_by(|a, b| b.0.total_cmp(&a.0));
-                let best = |a: (Point, f64), b: (Point, f64)| if b.1 > a.1 { b } else { a };
-                let followed = starts.into_iter().take(FOLLOWED).map(|(_, start)| search(start));
-                followed.reduce(best).expect("there are beginnings")
-            }
-        });
+        if found.is_empty() {
+            found = beginnings(masses).into_iter().map(|p| (p, value(&p))).collect();
+            found.sort_by(|a, b| b.1.total_cmp(&a.1));
+        }
+        let followed = found.iter().take(followed).map(|(p, _)| maximise(value, *p, mm, tolerance));
+        found = distinct(followed.collect(), mm);
     }
-    let (point, mutual_information) = found.expect("there are levels");
+    let (point, mutual_information) = found[0];
     let [a, b, c, x, y, z] = point;
     Ok(Alignment {
         affine: pose(&point),
@@ -106,6 +113,21 @@ pub fn align(moving: &Volume, fixed: &Volume, prepared: &Prepared) -> Result<Ali
         rotation: [a, b, c].map(|v| (v / RADIUS).to_degrees()),
         mutual_information,
     })
+}
+
+/// The best first, without those that lie less than `mm` from a better one: many ways lead up the same hill, and the
+/// highest at 8 mm need not be the highest at 2.
+fn distinct(mut points: Vec<(Point, f64)>, mm: f64) -> Vec<(Point, f64)> {
+    points.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let mut kept: Vec<(Point, f64)> = Vec::new();
+    for (point, value) in points {
+        let near =
+            |other: &(Point, f64)| (0..6).map(|i| (other.0[i] - point[i]).powi(2)).sum::<f64>().sqrt() < mm;
+        if !kept.iter().any(near) {
+            kept.push((point, value));
+        }
+    }
+    kept
 }
 
 /// Where the search begins: the files' coordinates, and centre on centre, each with every combination of turns.
