@@ -68,20 +68,28 @@ pub(super) fn places(scans: &[Scan], modalities: &[String]) -> Vec<Place> {
 /// The visits that `rows` hold, in the order of their first rows. Of several runs of one modality each makes a visit,
 /// with the first run of each other modality.
 pub(super) fn visits(rows: &[IndexRow], modalities: &[String]) -> Vec<Visit> {
-    // What a visit has of each modality.
-    let mut seen: Vec<(&str, Option<&str>, Vec<Vec<usize>>)> = Vec::new();
+    struct Seen<'a> {
+        subject: &'a str,
+        session: Option<&'a str>,
+        /// The rows of each modality.
+        runs: Vec<Vec<usize>>,
+    }
+    let mut seen: Vec<Seen<'_>> = Vec::new();
     for IndexRow { row, scan, placed, .. } in rows {
         let session = placed.as_ref().map_or(&scan.session, |p| &p.session).as_deref();
-        let at = seen.iter().rposition(|v| v.0 == scan.subject && v.1 == session).unwrap_or(seen.len());
+        let at = seen
+            .iter()
+            .rposition(|v| v.subject == scan.subject && v.session == session)
+            .unwrap_or(seen.len());
         if at == seen.len() {
-            seen.push((&scan.subject, session, vec![Vec::new(); modalities.len()]));
+            seen.push(Seen { subject: &scan.subject, session, runs: vec![Vec::new(); modalities.len()] });
         }
         // A cache of one modality has rows of no other, whatever a table calls them.
         let which = modalities.iter().position(|m| *m == scan.modality).unwrap_or(0);
-        seen[at].2[which].push(*row);
+        seen[at].runs[which].push(*row);
     }
     let mut visits = Vec::new();
-    for (subject, session, runs) in seen {
+    for Seen { subject, session, runs } in seen {
         let first: Vec<Option<usize>> = runs.iter().map(|r| r.first().copied()).collect();
         let visit = |rows| Visit { subject: subject.to_owned(), session: session.map(str::to_owned), rows };
         visits.push(visit(first.clone()));

@@ -135,10 +135,8 @@ fn write_person(
     let grid = file_grid(&anatomy, spacing, &mut r);
     let (mut head, mut mask, tissues) = render::render(&anatomy, &grid, seed, index);
     // The scanner's origin is not the head's centre.
-    let mut origin = [0.0; 3];
-    for axis in 0..3 {
-        let shift = f64::from(r.between(-20.0, 20.0));
-        origin[axis] = shift;
+    let origin = [0; 3].map(|_| f64::from(r.between(-20.0, 20.0)));
+    for (axis, shift) in origin.into_iter().enumerate() {
         head.affine[axis][3] += shift;
         mask.affine[axis][3] += shift;
     }

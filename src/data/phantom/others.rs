@@ -134,7 +134,7 @@ mod tests {
         let mut worst = (0.0_f64, 0.0_f64);
         for index in 0..people {
             let mut r = Philox::new(11, Purpose::Test, 0, index);
-            let (age, male) = (r.between(20.0, 80.0), index % 2 == 0);
+            let (age, male) = (r.between(20.0, 80.0), u32::is_multiple_of(index, 2));
             let anatomy = Anatomy::new(11, index, age, male);
             let grid = file_grid(&anatomy, 2.0, &mut r);
             let (head, mask, _) = super::super::render::render(&anatomy, &grid, 11, index);
@@ -177,7 +177,7 @@ mod tests {
         let person = |index: u32| {
             let mut r = Philox::new(21, Purpose::Test, 0, index);
             let age = r.between(20.0, 80.0);
-            let anatomy = Anatomy::new(21, index, age, index % 2 == 0);
+            let anatomy = Anatomy::new(21, index, age, index.is_multiple_of(2));
             let grid = file_grid(&anatomy, 5.0, &mut r);
             let pet = render::render_pet(&anatomy, &grid, 21, index, age);
             let tissues = super::super::render::render(&anatomy, &grid, 21, index).2;
