@@ -4,7 +4,8 @@
 //! The scan is sampled at some 40,000 places in and closely around the brain, so neither neck and jaw, which move, nor
 //! the moving image's field of view decides. Both images are smoothed to 8, then 4, then 2 mm. At 8 mm the search
 //! begins where the files' own coordinates put the images and where their centres of mass coincide, each as it is and
-//! turned both ways about each axis and each pair and all three; the best beginnings are followed. All of it is free of chance: the same files give
+//! turned both ways about each axis and each pair and all three; the best beginnings are followed. Where that
+//! fails, the search begins anew at 4 mm from all of them. All of it is free of chance: the same files give
 //! the same bits.
 mod information;
 mod powell;
@@ -51,6 +52,11 @@ const LEVELS: [Level; 3] = [
     Level { mm: 4.0, tolerance: 0.1, every: 2, followed: 5 },
     Level { mm: 2.0, tolerance: 0.02, every: 1, followed: 1 },
 ];
+/// Where that has failed: at 8 mm grey matter and fluid may be one, and only finer images tell the right pose.
+const AGAIN: [Level; 2] = [
+    Level { mm: 4.0, tolerance: 0.2, every: 4, followed: 54 },
+    Level { mm: 2.0, tolerance: 0.02, every: 1, followed: 2 },
+];
 /// Places at which the fixed scan is sampled.
 const SAMPLES: usize = 40_000;
 /// How far around the brain samples lie, in millimetres.
@@ -91,9 +97,34 @@ pub fn align(moving: &Volume, fixed: &Volume, prepared: &Prepared) -> Result<Ali
         let [a, b, c, x, y, z] = *p;
         rigid([a, b, c].map(|v| v / RADIUS), [x, y, z], centre)
     };
+    let search = |levels: &[Level]| search(moving, fixed, &places, &pose, levels);
+    let (mut point, mut mutual_information) = search(&LEVELS)?;
+    if mutual_information < LEAST_INFORMATION {
+        let again = search(&AGAIN)?;
+        if again.1 > mutual_information {
+            (point, mutual_information) = again;
+        }
+    }
+    let [a, b, c, x, y, z] = point;
+    Ok(Alignment {
+        affine: pose(&point),
+        translation: [x, y, z],
+        rotation: [a, b, c].map(|v| (v / RADIUS).to_degrees()),
+        mutual_information,
+    })
+}
+
+/// The best point, and its mutual information at the last level.
+fn search(
+    moving: &Volume,
+    fixed: &Volume,
+    places: &[[f64; 3]],
+    pose: &impl Fn(&Point) -> Affine,
+    levels: &[Level],
+) -> Result<(Point, f64), Error> {
     // The best points so far, best first.
     let mut found: Vec<(Point, f64)> = Vec::new();
-    for Level { mm, tolerance, every, followed } in LEVELS {
+    for &Level { mm, tolerance, every, followed } in levels {
         let places: Vec<[f64; 3]> = places.iter().step_by(every).copied().collect();
         let (fixed, moving) = (smoothed(fixed, mm), smoothed(moving, mm));
         let masses = [mask::centre_of_mass(&fixed), mask::centre_of_mass(&moving)];
@@ -106,14 +137,7 @@ pub fn align(moving: &Volume, fixed: &Volume, prepared: &Prepared) -> Result<Ali
         let followed = found.iter().take(followed).map(|(p, _)| maximise(value, *p, mm, tolerance));
         found = distinct(followed.collect(), mm);
     }
-    let (point, mutual_information) = found[0];
-    let [a, b, c, x, y, z] = point;
-    Ok(Alignment {
-        affine: pose(&point),
-        translation: [x, y, z],
-        rotation: [a, b, c].map(|v| (v / RADIUS).to_degrees()),
-        mutual_information,
-    })
+    Ok(found[0])
 }
 
 /// The best first, without those that lie less than `mm` from a better one: many ways lead up the same hill, and the
