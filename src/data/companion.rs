@@ -75,13 +75,13 @@ pub(super) fn prepare_onto(
 fn read_pet(path: &Path) -> Result<(Volume, Vec<String>), Error> {
     let durations = frame_durations(&sidecar(path))?;
     let mut warnings = Vec::new();
-    let weights = |frames: usize| match durations {
-        _ if frames == 1 => Ok(vec![1.0]),
-        Some(d) if d.len() == frames && d.iter().all(|s| *s > 0.0 && s.is_finite()) => Ok(d),
-        Some(d) => Err(Fault::Header(format!(
+    let weights = |header: &image::Header| match (header.frames, durations) {
+        (1, _) => Ok(vec![1.0]),
+        (frames, Some(d)) if d.len() == frames && d.iter().all(|s| *s > 0.0 && s.is_finite()) => Ok(d),
+        (frames, Some(d)) => Err(Fault::Header(format!(
             "it has {frames} frames, but FrameDuration beside it is {d:?}, which should be as many times above 0"
         ))),
-        None => {
+        (frames, None) => {
             warnings.push(format!("{frames} frames were averaged evenly: no FrameDuration is beside them"));
             Ok(vec![1.0; frames])
         }

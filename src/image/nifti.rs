@@ -68,21 +68,21 @@ type Opened = Source<Box<dyn Read>>;
 /// Reads the image in `path`: a `.nii`, or either half of a pair, gzipped or not. Scaling is applied; voxels that are
 /// not finite are kept. An image of several frames is refused.
 pub fn read(path: &Path) -> Result<(Header, Volume), Error> {
-    read_mean(path, |frames| one_frame(frames).map(|()| vec![1.0]))
+    read_mean(path, |header| one_frame(header).map(|()| vec![1.0]))
 }
 
-/// Reads the image in `path` as [`read`] does, and of several frames their weighted mean: `weights` is told how many
+/// Reads the image in `path` as [`read`] does, and of several frames their weighted mean: `weights` sees how many
 /// frames there are and gives each its weight, which is divided by their sum.
 pub fn read_mean(
     path: &Path,
-    weights: impl FnOnce(usize) -> Result<Vec<f64>, Fault>,
+    weights: impl FnOnce(&Header) -> Result<Vec<f64>, Fault>,
 ) -> Result<(Header, Volume), Error> {
     let (mut header, mut source, names) = open_header(path)?;
     let fault = |path: &Path| {
         let path = path.to_owned();
         move |fault| Error::Nifti { path, fault }
     };
-    let weights = weights(header.frames).map_err(fault(path))?;
+    let weights = weights(&header).map_err(fault(path))?;
     let data = if header.pair {
         let voxels = names.voxels.as_deref().ok_or_else(|| fault(path)(lonely()))?;
         drain(&mut source.bytes).map_err(fault(&names.header))?;
@@ -96,13 +96,14 @@ pub fn read_mean(
     Ok((header.clone(), Volume { shape: header.shape, affine: header.affine, data }))
 }
 
-fn one_frame(frames: usize) -> Result<(), Fault> {
-    match frames {
-        1 => Ok(()),
-        n => {
-            Err(Fault::Unsupported(format!("{n} frames; only one 3-D volume a file: extract a frame first")))
-        }
+fn one_frame(header: &Header) -> Result<(), Fault> {
+    let ([x, y, z], frames) = (header.shape, header.frames);
+    if frames == 1 {
+        return Ok(());
     }
+    let reason =
+        format!("4 axes, [{x}, {y}, {z}, {frames}]; only one 3-D volume a file: extract a frame first");
+    Err(Fault::Unsupported(reason))
 }
 
 /// Reads what the image in `path` says of itself, without its voxels.
