@@ -1,5 +1,5 @@
 //! `gyrus phantom`: a synthetic BIDS dataset.
-use crate::data::phantom;
+use crate::data::phantom::{self, Other};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
@@ -7,6 +7,9 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 ///
 /// The files differ in axis order, spacing, obliquity and data type, as files from many scanners do. The same
 /// seed gives the same files.
+///
+/// With --modalities people have a T2w and an FDG PET beside the T1w; uptake falls with age in parts of the cortex, and
+/// tells it better than the T1w does.
 ///
 /// Example: gyrus phantom --out heads --subjects 32
 #[derive(clap::Args, Debug)]
@@ -23,6 +26,12 @@ pub struct Args {
     /// Typical edge of a voxel in millimetres, 0.7 to 8; each file has its own within a tenth of it
     #[arg(long, default_value_t = 2.0, value_parser = spacing, value_name = "MM")]
     pub spacing: f64,
+    /// Images of each person: T1w, which is always there, T2w, PET-FDG
+    #[arg(long, value_delimiter = ',', default_value = "T1w", value_parser = ["T1w", "T2w", "PET-FDG"], value_name = "T1w,T2w,PET-FDG")]
+    pub modalities: Vec<String>,
+    /// Share of the people without the PET, 0 to 1; one at least has it
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    pub missing: f64,
 }
 
 /// Runs `gyrus phantom`.
@@ -31,8 +40,12 @@ pub struct Args {
 /// A folder that holds a dataset already, or cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let bar = ProgressBar::new(u64::from(args.subjects)).with_style(style());
-    let people =
-        phantom::write_cohort(&args.out, args.subjects as usize, args.seed, args.spacing, || bar.inc(1))?;
+    let asked = |name: &str| args.modalities.iter().any(|m| m == name);
+    let all = [("T2w", Other::T2w), ("PET-FDG", Other::PetFdg)];
+    let others: Vec<Other> =
+        all.into_iter().filter(|(name, _)| asked(name)).map(|(_, other)| other).collect();
+    let (subjects, others) = (args.subjects as usize, (others.as_slice(), args.missing));
+    let people = phantom::write_others(&args.out, subjects, args.seed, args.spacing, others, || bar.inc(1))?;
     bar.finish_and_clear();
     println!("{}: {} synthetic heads with masks and participants.tsv", args.out.display(), people.len());
     Ok(ExitCode::SUCCESS)
@@ -42,6 +55,13 @@ fn spacing(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(mm) if (0.7..=8.0).contains(&mm) => Ok(mm),
         _ => Err("must be between 0.7 and 8 millimetres".into()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("must be between 0 and 1".into()),
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     Error,
     fingerprint::Fingerprint,
     index::{self, IndexRow},
+    visit::{self, T1W, Visit},
 };
 use crate::{
     error::OnFile,
@@ -24,8 +25,10 @@ use std::{
 // Voxels are mapped as they lie in the file, which is little-endian.
 const _: () = assert!(cfg!(target_endian = "little"));
 
-/// Version of the cache's layout; caches of another are refused.
+/// Version of the layout of a cache of T1w scans alone. What volumes are made of is named after it.
 pub(super) const FORMAT: u32 = 1;
+/// Version of the layout of a cache of other modalities, which readers of the first would mistake for T1w.
+pub(super) const FORMAT_SEVERAL: u32 = 2;
 pub(super) const VOLUMES: &str = "volumes.npy";
 pub(super) const SCANS: &str = "scans.tsv";
 pub(super) const CARD: &str = "cache.json";
@@ -37,11 +40,34 @@ pub(super) struct Card {
     /// Number of volumes.
     pub count: usize,
     pub preprocessing: Preprocessing,
+    /// Which modalities were asked for.
+    #[serde(default = "t1w")]
+    pub modalities: Vec<String>,
+    /// How PET is stored, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pet: Option<Pet>,
     /// The value outside the brain.
     pub background: f32,
     pub fingerprint: Fingerprint,
     /// Scans of the dataset that could not be prepared.
     pub skipped: Vec<Skipped>,
+}
+
+/// How PET is stored: `scale` · (value / reference - 1), where the reference is the mean of a region (then value /
+/// reference is an SUVR) or else of the whole brain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Pet {
+    pub scale: f64,
+    /// The label of the region that was asked for.
+    pub region: Option<String>,
+    /// Volumes divided by their region.
+    pub by_region: usize,
+    /// Volumes divided by their brain.
+    pub by_brain: usize,
+}
+
+fn t1w() -> Vec<String> {
+    vec![T1W.to_owned()]
 }
 
 /// A scan that could not be prepared.
@@ -51,17 +77,6 @@ pub struct Skipped {
     pub source: PathBuf,
     /// Why.
     pub reason: String,
-}
-
-/// A person's volumes of one day.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Visit {
-    /// Whose.
-    pub subject: String,
-    /// When, where a dataset has several.
-    pub session: Option<String>,
-    /// For each modality of the cache the row of its volume.
-    pub rows: Vec<Option<usize>>,
 }
 
 impl Skipped {
@@ -146,22 +161,15 @@ impl Cache {
         &self.scans
     }
 
-    /// The modalities of its volumes.
+    /// The modalities that were asked for, in that order.
     pub fn modalities(&self) -> Vec<String> {
-        let mut all: Vec<String> = self.scans.iter().map(|s| s.scan.modality.clone()).collect();
-        all.sort();
-        all.dedup();
-        all
+        self.card.modalities.clone()
     }
 
-    /// Which volumes were taken together.
+    /// What belongs together: for each visit a row of each modality, as far as it was scanned. Of several runs of one
+    /// modality each makes a visit, with the first run of each other modality.
     pub fn visits(&self) -> Vec<Visit> {
-        let visit = |row: &IndexRow| Visit {
-            subject: row.scan.subject.clone(),
-            session: row.scan.session.clone(),
-            rows: vec![Some(row.row)],
-        };
-        self.scans.iter().map(visit).collect()
+        visit::visits(&self.scans, &self.card.modalities)
     }
 
     /// How the volumes were prepared.
@@ -169,7 +177,7 @@ impl Cache {
         &self.card.preprocessing
     }
 
-    /// What the scans look like.
+    /// What the scans look like; of several modalities, those of the first that there is.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.card.fingerprint
     }
@@ -197,9 +205,9 @@ impl Card {
         let fault = |fault: String| Error::Cache { path: path.clone(), fault };
         let value: serde_json::Value =
             serde_json::from_str(&text).map_err(|e| fault(format!("is not JSON ({e})")))?;
-        if value["format"] != FORMAT {
+        if value["format"] != FORMAT && value["format"] != FORMAT_SEVERAL {
             return Err(fault(format!(
-                "says format {}, but this gyrus reads format {FORMAT}",
+                "says format {}, but this gyrus reads formats {FORMAT} and {FORMAT_SEVERAL}",
                 value["format"]
             )));
         }

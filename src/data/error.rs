@@ -83,6 +83,47 @@ pub enum Error {
         #[source]
         source: crate::image::Error,
     },
+    /// A scan that cannot be brought to its subject's T1w, since that one fails.
+    #[error("{}: the T1w that it would be brought to cannot be prepared", path.display())]
+    Anchor {
+        /// The image file.
+        path: PathBuf,
+        /// What is wrong with the T1w.
+        #[source]
+        source: Box<Error>,
+    },
+    /// A scan of someone without a T1w.
+    #[error("{}: no session of {subject} has a T1w to bring it to", path.display())]
+    NoT1w {
+        /// The image file.
+        path: PathBuf,
+        /// Whose scan it is.
+        subject: String,
+    },
+    /// A PET scan without the reference region that was asked for.
+    #[error("{}: no file *_label-{label}_mask.nii.gz lies beside its subject's brain mask", path.display())]
+    NoReference {
+        /// The image file.
+        path: PathBuf,
+        /// The region.
+        label: String,
+    },
+    /// What stands beside an image in a `.json` makes no sense.
+    #[error("{}: {reason}", path.display())]
+    Sidecar {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A list of modalities that cannot be prepared.
+    #[error("modalities {given:?}: {reason}")]
+    Modalities {
+        /// The list.
+        given: Vec<String>,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// Every scan of a dataset failed.
     #[error("{}: none of the {} scans could be prepared", path.display(), skipped.len())]
     AllFailed {

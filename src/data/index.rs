@@ -1,6 +1,6 @@
 //! `scans.tsv` of a cache: a line for each volume, readable by people and by any table reader.
 use super::{Error, fingerprint::Traits, scan::Scan, split::Member, table::Ages, table::Row, table::Table};
-use crate::image::Stats;
+use crate::image::{Affine, Alignment, IDENTITY, Stats};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt::{Display, Write as _},
@@ -15,8 +15,35 @@ pub struct IndexRow {
     pub row: usize,
     /// The scan; paths count from the dataset's folder where they lie in it.
     pub scan: Scan,
+    /// How it came to another scan's grid, if it lies on one.
+    pub placed: Option<Placed>,
     /// The rest, measured while preparing it.
     pub measured: Measured,
+}
+
+/// How a volume came to lie on the grid of a T1w.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Placed {
+    /// The T1w's file, from the dataset's folder where it lies in it.
+    pub t1w: PathBuf,
+    /// The T1w's session.
+    pub session: Option<String>,
+    /// Days between the two scans, by the ages given for their sessions, where those differ.
+    pub days: Option<f64>,
+    /// What aligned it; `None` where both shared a grid already.
+    pub alignment: Option<Alignment>,
+    /// What its values were divided by, if it is PET.
+    pub reference: Option<Reference>,
+}
+
+/// What the values of a PET image were divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// The reference region's mean, which makes a standardised uptake value ratio (SUVR) of a value; otherwise the whole
+    /// brain's, which does not.
+    pub region: bool,
+    /// The mean, in the file's units.
+    pub mean: f64,
 }
 
 impl IndexRow {
@@ -36,6 +63,19 @@ pub struct Measured {
     /// What the scan was before, and warnings.
     pub stats: Stats,
 }
+
+/// Columns that say how a volume came to lie on a T1w's grid; older caches are read without them.
+const PLACED: [&str; 9] = [
+    "t1w",
+    "t1w_session",
+    "days",
+    "translation_mm",
+    "rotation_deg",
+    "to_image",
+    "mutual_information",
+    "reference",
+    "reference_mean",
+];
 
 /// Columns that caches have had from the first.
 const REQUIRED: [&str; 21] = [
@@ -69,8 +109,8 @@ const BETWEEN: &str = " | ";
 
 /// The table of `rows` as text.
 pub(super) fn to_tsv(rows: &[IndexRow]) -> String {
-    let mut text = [&REQUIRED[..], &OPTIONAL].concat().join("\t") + "\n";
-    for IndexRow { row, scan, measured } in rows {
+    let mut text = [&REQUIRED[..], &OPTIONAL, &PLACED].concat().join("\t") + "\n";
+    for IndexRow { row, scan, placed, measured } in rows {
         let Measured { blake3, traits, stats } = measured;
         let cells = [
             row.to_string(),
@@ -98,11 +138,53 @@ pub(super) fn to_tsv(rows: &[IndexRow]) -> String {
             known(scan.site.as_ref()),
             known(scan.group.as_ref()),
         ];
+        let cells = cells.into_iter().chain(placed_cells(placed.as_ref()));
         // A tab or line break within a cell would shift what follows.
-        let line = cells.map(|c| c.replace(['\t', '\n', '\r'], " ")).join("\t");
+        let line = cells.map(|c| c.replace(['\t', '\n', '\r'], " ")).collect::<Vec<_>>().join("\t");
         let _ = writeln!(text, "{line}");
     }
     text
+}
+
+fn placed_cells(placed: Option<&Placed>) -> [String; 9] {
+    let Some(p) = placed else { return PLACED.map(|_| "n/a".to_owned()) };
+    let a = p.alignment.as_ref();
+    let reference = p.reference.map(|r| if r.region { "region" } else { "brain" });
+    [
+        p.t1w.display().to_string(),
+        known(p.session.as_ref()),
+        known(p.days),
+        known(a.map(|a| by(&a.translation))),
+        known(a.map(|a| by(&a.rotation))),
+        known(a.map(|a| by(a.affine[..3].as_flattened()))),
+        known(a.map(|a| a.mutual_information)),
+        known(reference),
+        known(p.reference.map(|r| r.mean)),
+    ]
+}
+
+fn read_placed(row: &Row<'_>) -> Result<Option<Placed>, Error> {
+    let Some(t1w) = row.text("t1w") else { return Ok(None) };
+    let maybe = |column| row.parse::<f64>(column, "a number");
+    let mut alignment = None;
+    if row.text("to_image").is_some() {
+        let mut affine: Affine = IDENTITY;
+        affine[..3].as_flattened_mut().copy_from_slice(&several::<f64, 12>(row, "to_image")?);
+        alignment = Some(Alignment {
+            affine,
+            translation: several(row, "translation_mm")?,
+            rotation: several(row, "rotation_deg")?,
+            mutual_information: number(row, "mutual_information")?,
+        });
+    }
+    let region = row.text("reference") == Some("region");
+    Ok(Some(Placed {
+        t1w: PathBuf::from(t1w),
+        session: row.text("t1w_session").map(str::to_owned),
+        days: maybe("days")?,
+        alignment,
+        reference: maybe("reference_mean")?.map(|mean| Reference { region, mean }),
+    }))
 }
 
 fn known<T: Display>(value: Option<T>) -> String {
@@ -139,6 +221,7 @@ fn read_row(row: Row<'_>) -> Result<IndexRow, Error> {
             site: row.text("site").map(str::to_owned),
             group: row.text("group").map(str::to_owned),
         },
+        placed: read_placed(&row)?,
         measured: Measured {
             blake3: text("blake3")?,
             traits: Traits {

@@ -4,6 +4,7 @@
 mod augment;
 mod bids;
 mod cache;
+mod companion;
 mod error;
 mod fingerprint;
 mod fomo;
@@ -16,13 +17,15 @@ mod prepare;
 mod scan;
 mod split;
 mod table;
+mod visit;
 
 pub use augment::{Augment, Variant};
-pub use cache::{Cache, Skipped, Visit};
+pub use cache::{Cache, Skipped};
 pub use error::Error;
 pub use fingerprint::{Fingerprint, Spread, Traits};
-pub use index::{IndexRow, Measured};
+pub use index::{IndexRow, Measured, Placed, Reference};
 pub use modality::UNKNOWN;
-pub use prepare::{Report, prepare, prepare_scan};
+pub use prepare::{Report, Wanted, prepare, prepare_scan, prepare_wanted};
 pub use scan::{Found, Scan, Sex, scans};
 pub use split::{Member, Split};
+pub use visit::Visit;

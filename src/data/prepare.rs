@@ -5,29 +5,68 @@
 //! together and removed.
 use super::{
     Error,
-    cache::{CARD, Card, FORMAT, SCANS, Skipped, VOLUMES, npy_header},
+    cache::{CARD, Card, FORMAT, FORMAT_SEVERAL, Pet, SCANS, Skipped, VOLUMES, npy_header},
+    companion::{self, Fixed},
     fingerprint::{Fingerprint, Traits},
-    index::{self, IndexRow, Measured},
-    scan::{Found, Scan, scans},
+    index::{self, IndexRow, Measured, Placed, Reference},
+    scan::{Found, Scan},
+    visit::{Place, T1W, places},
 };
 use crate::{
     error::{FileError, OnFile, chain},
     file::{write_bytes, write_whole},
-    image::{self, BACKGROUND, Prepared, Preprocessing},
+    image::{self, Alignment, BACKGROUND, PET_SCALE, Prepared, Preprocessing, is_quantitative},
 };
 use half::f16;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
+/// Which scans a cache is to have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wanted {
+    /// Modalities, in the order in which [`Cache::visits`](super::Cache::visits) lists them.
+    pub modalities: Vec<String>,
+    /// The `label` of the masks of the reference region of PET; a PET scan without such a mask is left out. Without it
+    /// masks of the label "reference" are taken where there are any, and elsewhere the brain.
+    pub reference: Option<String>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Wanted { modalities: vec![T1W.to_owned()], reference: None }
+    }
+}
+
+impl Wanted {
+    fn check(&self) -> Result<(), Error> {
+        let given = &self.modalities;
+        let refuse = |reason| Err(Error::Modalities { given: given.clone(), reason });
+        if given.is_empty() {
+            return refuse("name one at least");
+        }
+        if (1..given.len()).any(|i| given[..i].contains(&given[i])) {
+            return refuse("each only once");
+        }
+        Ok(())
+    }
+}
+
 /// What [`prepare`] did.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Volumes in the cache.
     pub prepared: usize,
+    /// Volumes of each modality.
+    pub modalities: Vec<(String, usize)>,
+    /// Volumes that were aligned with a T1w.
+    pub aligned: usize,
+    /// PET volumes divided by the mean of a reference region, and by that of the brain.
+    pub references: [usize; 2],
     /// Scans left out, and why.
     pub skipped: Vec<Skipped>,
     /// Volumes that carry a warning.
@@ -47,12 +86,10 @@ pub fn prepare_scan(scan: &Scan, settings: &Preprocessing) -> Result<Prepared, E
         .map_err(|source| Error::Scan { path: scan.path.clone(), source })
 }
 
-/// Makes the cache `out` of the scans of `dataset`. `begin` is told the number of scans, `advance` is called after
-/// each, from any thread. Scans that fail are left out and reported.
+/// Makes the cache `out` of the T1w scans of `dataset`; see [`prepare_wanted`].
 ///
 /// # Errors
-/// A dataset without usable scans; a finished cache of other scans or settings in `out`; files that cannot be
-/// written.
+/// As there.
 pub fn prepare(
     dataset: &Path,
     out: &Path,
@@ -60,51 +97,85 @@ pub fn prepare(
     begin: impl FnOnce(usize),
     advance: impl Fn() + Sync,
 ) -> Result<Report, Error> {
+    prepare_wanted(dataset, out, &Wanted::default(), settings, begin, advance)
+}
+
+/// Makes the cache `out` of the scans of `dataset` that are `wanted`. `begin` is told the number of scans, `advance` is
+/// called after each, from any thread. Scans that fail are left out and reported.
+///
+/// With other modalities than T1w all scans of a session lie on one grid, that of its first T1w, within the brain of
+/// that; see [`image::align`] and [`image::preprocess_onto`]. A session without a T1w is brought to the nearest that has
+/// one.
+///
+/// # Errors
+/// A dataset without usable scans; a finished cache of other scans or settings in `out`; files that cannot be
+/// written.
+pub fn prepare_wanted(
+    dataset: &Path,
+    out: &Path,
+    wanted: &Wanted,
+    settings: &Preprocessing,
+    begin: impl FnOnce(usize),
+    advance: impl Fn() + Sync,
+) -> Result<Report, Error> {
     settings.check()?;
-    let Found { scans, unsaid } = scans(dataset, &["T1w".into()])?;
+    wanted.check()?;
+    let Found { scans, unsaid } = companion::scans_of(dataset, &wanted.modalities)?;
     let root = if dataset.is_dir() { dataset } else { dataset.parent().unwrap_or(Path::new("")) };
-    if out.join(CARD).exists() {
-        return compare(root, &scans, unsaid.len(), out, settings);
-    }
-    begin(scans.len());
+    let places = places(&scans, &wanted.modalities);
     let parts = out.join(".parts");
+    let work = Work { scans: &scans, places: &places, wanted, settings, parts: &parts };
+    if out.join(CARD).exists() {
+        return compare(root, &work, unsaid.len(), out);
+    }
+    begin(work.taken().count());
     fs::create_dir_all(&parts).on_file("create", &parts)?;
-    let outcomes = scans
-        .par_iter()
-        .map(|scan| {
-            let outcome = prepare_part(scan, settings, &parts);
-            advance();
-            outcome
-        })
-        .collect::<Result<Vec<_>, _>>()?;
+    let mut outcomes = work
+        .groups()
+        .into_par_iter()
+        .map(|group| work.prepare_group(&group, &advance))
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>();
+    outcomes.sort_by_key(|(i, _)| *i);
 
     let (mut rows, mut voxels) = (Vec::new(), Vec::new());
     let from_root = |path: PathBuf| path.strip_prefix(root).map_or(path.clone(), Path::to_owned);
     let mut skipped: Vec<_> = unsaid.into_iter().map(|path| Skipped::unsaid(from_root(path))).collect();
-    for (scan, outcome) in scans.iter().zip(outcomes) {
+    for (i, outcome) in outcomes {
+        let scan = relative(&scans[i], root);
         match outcome {
-            Ok((part, measured)) => {
-                rows.push(IndexRow { row: rows.len(), scan: relative(scan, root), measured });
+            Ok((part, Part { measured, alignment, reference })) => {
+                let placed = match places[i] {
+                    Place::Onto { anchor, days } => {
+                        let Scan { path: t1w, session, .. } = relative(&scans[anchor], root);
+                        Some(Placed { t1w, session, days, alignment, reference })
+                    }
+                    _ => None,
+                };
+                rows.push(IndexRow { row: rows.len(), scan, placed, measured });
                 voxels.push(part);
             }
             Err(error) => {
                 // On one line, and with paths counted from the dataset's folder as everywhere in the cache.
                 let reason = chain(&error).replace("\n  because", ", because");
                 let reason = reason.replace(&root.join("").display().to_string(), "");
-                skipped.push(Skipped { source: relative(scan, root).path, reason });
+                skipped.push(Skipped { source: scan.path, reason });
             }
         }
     }
     if rows.is_empty() {
         return Err(Error::AllFailed { path: dataset.to_owned(), skipped });
     }
-    let traits: Vec<Traits> = rows.iter().map(|r| r.measured.traits).collect();
     let card = Card {
-        format: FORMAT,
+        format: if wanted.modalities == [T1W] { FORMAT } else { FORMAT_SEVERAL },
         count: rows.len(),
         preprocessing: settings.clone(),
+        modalities: wanted.modalities.clone(),
+        pet: pet(&rows, wanted),
         background: BACKGROUND,
-        fingerprint: Fingerprint::of(&traits),
+        fingerprint: Fingerprint::of(&traits(&rows, &wanted.modalities)),
         skipped,
     };
     write_volumes(&out.join(VOLUMES), &card, &voxels)?;
@@ -112,47 +183,162 @@ pub fn prepare(
     let text = serde_json::to_string_pretty(&card).expect("a card has only numbers and texts") + "\n";
     write_bytes(&out.join(CARD), text.as_bytes())?;
     fs::remove_dir_all(&parts).on_file("remove", &parts)?;
-    Ok(report(&rows, card.skipped, false))
+    Ok(report(&rows, card, false))
 }
 
-fn report(rows: &[IndexRow], skipped: Vec<Skipped>, untouched: bool) -> Report {
-    let warned = rows.iter().filter(|r| !r.measured.stats.warnings.is_empty()).count();
-    Report { prepared: rows.len(), skipped, warned, untouched }
+/// The traits of the first modality that there is; other modalities look otherwise.
+fn traits(rows: &[IndexRow], modalities: &[String]) -> Vec<Traits> {
+    let order = |r: &IndexRow| modalities.iter().position(|m| *m == r.scan.modality);
+    let first = rows.iter().map(order).min().flatten();
+    rows.iter().filter(|r| order(r) == first || modalities.len() == 1).map(|r| r.measured.traits).collect()
 }
 
-/// A part's file of voxels and what was measured; or why the scan failed. The outer error is a failure to write.
-type Outcome = Result<(PathBuf, Measured), Error>;
+/// What the card says of PET.
+fn pet(rows: &[IndexRow], wanted: &Wanted) -> Option<Pet> {
+    let references = || rows.iter().filter_map(|r| r.placed.as_ref()?.reference);
+    wanted.modalities.iter().any(|m| is_quantitative(m)).then(|| Pet {
+        scale: PET_SCALE,
+        region: wanted.reference.clone(),
+        by_region: references().filter(|r| r.region).count(),
+        by_brain: references().filter(|r| !r.region).count(),
+    })
+}
 
-fn prepare_part(scan: &Scan, settings: &Preprocessing, parts: &Path) -> Result<Outcome, FileError> {
-    let (key, blake3) = match part_key(scan, settings) {
-        Ok(keys) => keys,
-        Err(error) => return Ok(Err(error.into())),
-    };
-    let (voxels, finished) = (parts.join(format!("{key}.f16")), parts.join(format!("{key}.json")));
-    if let Some(measured) = fs::read(&finished).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
-        return Ok(Ok((voxels, measured)));
+fn report(rows: &[IndexRow], card: Card, untouched: bool) -> Report {
+    let of = |modality: &String| rows.iter().filter(|r| r.scan.modality == *modality).count();
+    Report {
+        prepared: rows.len(),
+        modalities: card.modalities.iter().map(|m| (m.clone(), of(m))).collect(),
+        aligned: rows.iter().filter(|r| r.placed.as_ref().is_some_and(|p| p.alignment.is_some())).count(),
+        references: card.pet.map_or([0; 2], |pet| [pet.by_region, pet.by_brain]),
+        skipped: card.skipped,
+        warned: rows.iter().filter(|r| !r.measured.stats.warnings.is_empty()).count(),
+        untouched,
     }
-    let prepared = match prepare_scan(scan, settings) {
-        Ok(prepared) => prepared,
-        Err(error) => return Ok(Err(error)),
-    };
-    let half: Vec<f16> = prepared.data.iter().map(|&v| f16::from_f32(v)).collect();
-    write_bytes(&voxels, bytemuck::cast_slice(&half))?;
-    let measured = Measured { blake3, traits: Traits::of(&prepared), stats: prepared.stats };
-    let text = serde_json::to_vec(&measured).expect("measurements are numbers and texts");
-    // Last, since its presence says that the voxels are whole.
-    write_bytes(&finished, &text)?;
-    Ok(Ok((voxels, measured)))
 }
 
-/// The name of a scan's part, and the hash of its image file.
-fn part_key(scan: &Scan, settings: &Preprocessing) -> Result<(String, String), FileError> {
-    let settings = serde_json::to_string(settings).expect("settings are numbers");
-    let image = hash_file(&scan.path)?;
-    let mask = scan.mask.as_ref().map(|m| hash_file(m)).transpose()?.unwrap_or_default();
-    let key = blake3::hash(format!("{FORMAT} {settings} {image} {mask}").as_bytes());
-    Ok((key.to_hex().to_string(), image))
+/// A prepared volume but for its voxels.
+#[derive(Serialize, Deserialize)]
+struct Part {
+    measured: Measured,
+    alignment: Option<Alignment>,
+    reference: Option<Reference>,
 }
+
+/// What is to be done.
+struct Work<'a> {
+    scans: &'a [Scan],
+    places: &'a [Place],
+    wanted: &'a Wanted,
+    settings: &'a Preprocessing,
+    parts: &'a Path,
+}
+
+impl Work<'_> {
+    /// Scans that the cache is to have: of other modalities a T1w may be needed, but not asked for.
+    fn taken(&self) -> impl Iterator<Item = usize> {
+        let wanted = &self.wanted.modalities;
+        let all = wanted == &[T1W];
+        (0..self.scans.len()).filter(move |&i| all || wanted.contains(&self.scans[i].modality))
+    }
+
+    /// Scans that need the same T1w, together, so that it is read once.
+    fn groups(&self) -> Vec<Vec<usize>> {
+        let mut groups = std::collections::BTreeMap::<usize, Vec<usize>>::new();
+        for i in self.taken() {
+            let with = if let Place::Onto { anchor, .. } = self.places[i] { anchor } else { i };
+            groups.entry(with).or_default().push(i);
+        }
+        groups.into_values().collect()
+    }
+
+    fn prepare_group(
+        &self,
+        group: &[usize],
+        advance: &(impl Fn() + Sync),
+    ) -> Result<Vec<(usize, Outcome)>, FileError> {
+        let mut fixed = None;
+        let prepare = |&i: &usize| {
+            let outcome = self.prepare_part(i, &mut fixed);
+            advance();
+            Ok((i, outcome?))
+        };
+        group.iter().map(prepare).collect()
+    }
+
+    /// Prepares scan `i`; `fixed` keeps the T1w that it is brought to for the next.
+    fn prepare(
+        &self,
+        i: usize,
+        fixed: &mut Option<Fixed>,
+    ) -> Result<(Prepared, Option<Alignment>, Option<Reference>), Error> {
+        let scan = &self.scans[i];
+        match self.places[i] {
+            Place::Own => Ok((prepare_scan(scan, self.settings)?, None, None)),
+            Place::Nowhere => Err(Error::NoT1w { path: scan.path.clone(), subject: scan.subject.clone() }),
+            Place::Onto { anchor, .. } => {
+                let anchor = &self.scans[anchor];
+                let fixed = match fixed {
+                    Some(fixed) => fixed,
+                    none => none.insert(Fixed::read(anchor, self.settings).map_err(|source| {
+                        Error::Anchor { path: scan.path.clone(), source: Box::new(source) }
+                    })?),
+                };
+                companion::prepare_onto(scan, anchor, fixed, self.wanted, self.settings)
+            }
+        }
+    }
+
+    fn prepare_part(&self, i: usize, fixed: &mut Option<Fixed>) -> Result<Outcome, FileError> {
+        let (key, blake3) = match self.part_key(i) {
+            Ok(keys) => keys,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (voxels, finished) =
+            (self.parts.join(format!("{key}.f16")), self.parts.join(format!("{key}.json")));
+        if let Some(part) = fs::read(&finished).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+            return Ok(Ok((voxels, part)));
+        }
+        let (prepared, alignment, reference) = match self.prepare(i, fixed) {
+            Ok(prepared) => prepared,
+            Err(error) => return Ok(Err(error)),
+        };
+        let half: Vec<f16> = prepared.data.iter().map(|&v| f16::from_f32(v)).collect();
+        write_bytes(&voxels, bytemuck::cast_slice(&half))?;
+        let measured = Measured { blake3, traits: Traits::of(&prepared), stats: prepared.stats };
+        let part = Part { measured, alignment, reference };
+        let text = serde_json::to_vec(&part).expect("measurements are numbers and texts");
+        // Last, since its presence says that the voxels are whole.
+        write_bytes(&finished, &text)?;
+        Ok(Ok((voxels, part)))
+    }
+
+    /// The name of a scan's part, and the hash of its image file.
+    fn part_key(&self, i: usize) -> Result<(String, String), Error> {
+        let scan = &self.scans[i];
+        let settings = serde_json::to_string(self.settings).expect("settings are numbers");
+        let image = hash_file(&scan.path)?;
+        let mask =
+            |scan: &Scan| Ok(scan.mask.as_ref().map(|m| hash_file(m)).transpose()?.unwrap_or_default());
+        let mut made_of = format!("{FORMAT} {settings} {image} {}", mask(scan).map_err(Error::File)?);
+        if let Place::Onto { anchor, .. } = self.places[i] {
+            let anchor = &self.scans[anchor];
+            made_of += &format!(" {FORMAT_SEVERAL} {}", scan.modality);
+            made_of += &format!(" {} {}", hash_file(&anchor.path)?, mask(anchor).map_err(Error::File)?);
+            if is_quantitative(&scan.modality) {
+                let region = companion::reference_mask(scan, anchor, self.wanted)?;
+                let sidecar = Some(companion::sidecar(&scan.path)).filter(|path| path.exists());
+                for file in [region, sidecar].into_iter().flatten() {
+                    made_of += &format!(" {}", hash_file(&file)?);
+                }
+            }
+        }
+        Ok((blake3::hash(made_of.as_bytes()).to_hex().to_string(), image))
+    }
+}
+
+/// A part's file of voxels and what was measured; or why the scan failed.
+type Outcome = Result<(PathBuf, Part), Error>;
 
 fn hash_file(path: &Path) -> Result<String, FileError> {
     let mut hasher = blake3::Hasher::new();
@@ -182,36 +368,38 @@ fn write_volumes(path: &Path, card: &Card, parts: &[PathBuf]) -> Result<(), Erro
 }
 
 /// Accepts a finished cache in `out` if it has just these scans and settings, and says what differs if not.
-fn compare(
-    root: &Path,
-    scans: &[Scan],
-    unsaid: usize,
-    out: &Path,
-    settings: &Preprocessing,
-) -> Result<Report, Error> {
+fn compare(root: &Path, work: &Work<'_>, unsaid: usize, out: &Path) -> Result<Report, Error> {
     let differs = |what: String| Error::CacheDiffers { path: out.to_owned(), what };
     let card = Card::read(out)?;
-    if card.preprocessing != *settings {
+    if card.preprocessing != *work.settings {
         let json = serde_json::to_string(&card.preprocessing).expect("settings are numbers");
         return Err(differs(format!("other settings, {json}")));
+    }
+    if card.modalities != work.wanted.modalities {
+        return Err(differs(format!("other modalities, {}", card.modalities.join(","))));
+    }
+    if card.pet.as_ref().is_some_and(|pet| pet.region != work.wanted.reference) {
+        return Err(differs("another reference region".into()));
     }
     let rows = index::read(&out.join(SCANS))?;
     let known = |scan: &Scan| rows.iter().position(|r| r.scan == *scan);
     let skipped = |scan: &Scan| card.skipped.iter().any(|s| s.source == scan.path);
-    let changed = scans.par_iter().find_map_any(|scan| {
+    let taken: Vec<usize> = work.taken().collect();
+    let changed = taken.par_iter().find_map_any(|&i| {
+        let scan = &work.scans[i];
         let here = relative(scan, root);
         let same = match known(&here) {
             Some(row) => hash_file(&scan.path).is_ok_and(|hash| hash == rows[row].measured.blake3),
             // A file that failed may have been repaired since.
-            None => skipped(&here) && prepare_scan(scan, settings).is_err(),
+            None => skipped(&here) && work.prepare(i, &mut None).is_err(),
         };
         (!same).then(|| here.path.display().to_string())
     });
     if let Some(path) = changed {
         return Err(differs(format!("other scans or other data on people (see {path})")));
     }
-    if scans.len() + unsaid != rows.len() + card.skipped.len() {
+    if taken.len() + unsaid != rows.len() + card.skipped.len() {
         return Err(differs("more scans than the dataset has now".into()));
     }
-    Ok(report(&rows, card.skipped, true))
+    Ok(report(&rows, card, true))
 }

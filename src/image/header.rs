@@ -92,6 +92,8 @@ pub struct Header {
     pub big_endian: bool,
     /// Voxels along each axis.
     pub shape: [usize; 3],
+    /// How many such volumes follow one another: 1, or the frames of a dynamic scan.
+    pub frames: usize,
     /// Millimetres between voxels along each axis: the lengths of the affine's columns.
     pub spacing: [f64; 3],
     /// Which way each axis runs: "RAS" runs to the right, the front and the top.
@@ -228,7 +230,7 @@ impl Header {
             _ => return Err(Fault::NotNifti),
         };
         let f = if version == 2 { fields_2(&b) } else { fields_1(&b) };
-        let shape = shape(&f.dim)?;
+        let (shape, frames) = shape(&f.dim)?;
         let datatype = Datatype::from_code(f.datatype)?;
         if usize::try_from(f.bitpix) != Ok(8 * datatype.size()) {
             let reason =
@@ -251,6 +253,7 @@ impl Header {
             gzip: false,
             big_endian,
             shape,
+            frames,
             spacing: spacing(&affine),
             orientation: orientation::code(&affine),
             affine,
@@ -265,14 +268,15 @@ impl Header {
             offset: offset(f.offset, pair, bytes.len() as u64 + 4)?,
         })
     }
-    /// Bytes of all voxels.
+    /// Bytes of all voxels, of all frames.
     pub(super) fn voxel_bytes(&self) -> u128 {
-        self.shape.iter().map(|&n| n as u128).product::<u128>() * self.datatype.size() as u128
+        let voxels = self.shape.iter().map(|&n| n as u128).product::<u128>();
+        voxels * self.frames as u128 * self.datatype.size() as u128
     }
 }
 
-/// Three axes; further ones only where they hold one frame.
-fn shape(dim: &[i64; 8]) -> Result<[usize; 3], Fault> {
+/// Three axes and the number of frames along the fourth; further ones only where they hold one.
+fn shape(dim: &[i64; 8]) -> Result<([usize; 3], usize), Fault> {
     let n = usize::try_from(dim[0]).ok().filter(|n| (1..=7).contains(n));
     let n = n.ok_or_else(|| Fault::Header(format!("dim[0], the number of axes, is {}", dim[0])))?;
     let used = &dim[1..=n];
@@ -280,11 +284,16 @@ fn shape(dim: &[i64; 8]) -> Result<[usize; 3], Fault> {
     if used.iter().any(|&d| d <= 0 || d > 1 << 31) {
         return Err(Fault::Header(format!("dim is {used:?}; every axis must have at least one voxel")));
     }
-    if used.iter().skip(3).any(|&d| d != 1) {
+    if used.iter().skip(4).any(|&d| d != 1) {
         let reason = format!("{n} axes, {used:?}; only one 3-D volume a file: extract a frame first");
         return Err(Fault::Unsupported(reason));
     }
-    Ok(std::array::from_fn(|i| used.get(i).map_or(1, |&d| d as usize)))
+    // More frames than NIfTI-1 can count are a damaged header, not a scan.
+    if used.get(3).is_some_and(|&frames| frames > 32_767) {
+        return Err(Fault::Header(format!("dim is {used:?}; that many frames are no scan")));
+    }
+    let axis = |i: usize| used.get(i).map_or(1, |&d| d as usize);
+    Ok((std::array::from_fn(axis), axis(3)))
 }
 
 /// Where the voxels begin. 0 in a single file stands for "right behind the header", `least`.

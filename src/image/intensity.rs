@@ -5,9 +5,9 @@ use super::Error;
 /// `value > BACKGROUND` tells brain from background everywhere.
 pub const BACKGROUND: f32 = -4.0;
 /// The least a brain voxel can be: the next bfloat16 above [`BACKGROUND`].
-const LEAST: f32 = -3.984_375;
+pub(super) const LEAST: f32 = -3.984_375;
 /// The most a brain voxel can be.
-const GREATEST: f32 = 4.0;
+pub(super) const GREATEST: f32 = 4.0;
 
 /// z = (clip(v, low, high) - mean) / sd, over the brain; then cut to the range that `BACKGROUND` leaves.
 #[derive(Clone, Copy, Debug)]

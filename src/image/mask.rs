@@ -1,7 +1,9 @@
 //! Where the brain is: from the mask that is given, else from an image that is skull-stripped already, else the whole
 //! head.
 use super::{
-    Error, Volume, count, intensity,
+    Error, Volume,
+    affine::{apply, inverse, multiply},
+    count, intensity,
     orientation::{Axes, View, to_ras},
     resample::{Taps, resample},
 };
@@ -101,12 +103,8 @@ pub(super) fn fit(mask: Volume, image: &Volume) -> Result<Volume, Error> {
     for z in 0..shape[2] {
         for y in 0..shape[1] {
             for x in 0..shape[0] {
-                let p = [x as f64, y as f64, z as f64];
-                let at = [0, 1, 2].map(|r| {
-                    let q = from_image[r][3] + (0..3).map(|c| from_image[r][c] * p[c]).sum::<f64>();
-                    // Halves go up in both, so that a mask of doubled voxels covers them evenly.
-                    (q + 0.5).floor()
-                });
+                // Halves go up in both, so that a mask of doubled voxels covers them evenly.
+                let at = apply(&from_image, [x as f64, y as f64, z as f64]).map(|q| (q + 0.5).floor());
                 let within = (0..3).all(|r| at[r] >= 0.0 && at[r] < mask.shape[r] as f64);
                 let [i, j, k] = at.map(|q| q as usize);
                 data.push(if within { mask.data[i + mask.shape[0] * (j + mask.shape[1] * k)] } else { 0.0 });
@@ -122,7 +120,7 @@ pub(super) fn fit(mask: Volume, image: &Volume) -> Result<Volume, Error> {
 }
 
 /// The greatest distance between the places two affines give a corner, in millimetres.
-fn corner_gap(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4], shape: [usize; 3]) -> f64 {
+pub(super) fn corner_gap(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4], shape: [usize; 3]) -> f64 {
     let place =
         |m: &[[f64; 4]; 4], p: [f64; 3], i: usize| m[i][3] + (0..3).map(|c| m[i][c] * p[c]).sum::<f64>();
     (0..8)
@@ -131,26 +129,6 @@ fn corner_gap(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4], shape: [usize; 3]) -> f64 {
             (0..3).map(|i| (place(a, p, i) - place(b, p, i)).powi(2)).sum::<f64>().sqrt()
         })
         .fold(0.0, f64::max)
-}
-
-fn multiply(a: &[[f64; 4]; 4], b: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
-    std::array::from_fn(|i| std::array::from_fn(|j| (0..4).map(|k| a[i][k] * b[k][j]).sum()))
-}
-
-/// The inverse of an affine that the reader has found not to be singular (by cofactors).
-fn inverse(m: &[[f64; 4]; 4]) -> [[f64; 4]; 4] {
-    let det = super::orientation::determinant(m);
-    let cofactor = |i: usize, j: usize| {
-        let (a, b, c, d) = ((j + 1) % 3, (j + 2) % 3, (i + 1) % 3, (i + 2) % 3);
-        (m[a][c] * m[b][d] - m[a][d] * m[b][c]) / det
-    };
-    std::array::from_fn(|i| match i {
-        3 => [0.0, 0.0, 0.0, 1.0],
-        _ => {
-            let row = [0, 1, 2].map(|j| cofactor(i, j));
-            [row[0], row[1], row[2], -(0..3).map(|j| row[j] * m[j][3]).sum::<f64>()]
-        }
-    })
 }
 
 /// The background's value, if the image is skull-stripped: at least 30 % of all voxels, and 90 % of each of the six
@@ -213,6 +191,19 @@ pub fn head_extent(volume: &Volume) -> Result<[[f64; 2]; 3], Error> {
         let [low, high] = [inside.low[r], inside.high[r]].map(|edge| edge as f64 * voxels);
         [low, high.min(view.shape[r] as f64)]
     }))
+}
+
+/// Where the bright half of a volume has its centre, in millimetres.
+pub(super) fn centre_of_mass(volume: &Volume) -> [f64; 3] {
+    let threshold = otsu(&volume.data).unwrap_or(f32::MIN);
+    let [nx, ny, _] = volume.shape;
+    let (mut sum, mut count) = ([0.0; 3], 0.0_f64);
+    for (i, _) in volume.data.iter().enumerate().filter(|(_, v)| **v > threshold) {
+        let voxel = [i % nx, i / nx % ny, i / (nx * ny)];
+        (0..3).for_each(|r| sum[r] += voxel[r] as f64);
+        count += 1.0;
+    }
+    apply(&volume.affine, sum.map(|s| s / count.max(1.0)))
 }
 
 /// The threshold that best parts the values in two (Otsu 1979), over 256 bins up to the 99th percentile: a few bright

@@ -1,21 +1,29 @@
-//! One volume at a time: reading and writing NIfTI (`nifti`, `header`, `gzip`, `write`), orientation, and the way
-//! from a scan to what the network sees (`preprocess`, with `mask`, `resample` and `intensity`).
+//! One volume at a time: reading and writing NIfTI (`nifti`, `header`, `gzip`, `write`), orientation, the way from a
+//! scan to what the network sees (`preprocess`, with `mask`, `resample` and `intensity`), and the way of another image
+//! of the same head onto the grid of that scan (`align`, `onto`).
 use std::path::PathBuf;
 
+mod affine;
+mod align;
 mod gzip;
 mod header;
 mod intensity;
 mod mask;
 pub mod nifti;
+mod onto;
 pub mod orientation;
 mod preprocess;
 mod resample;
+mod trilinear;
 mod write;
 
+pub use affine::{Affine, IDENTITY};
+pub use align::{Alignment, align};
 pub use header::{AffineSource, Datatype, Header};
 pub use intensity::BACKGROUND;
 pub use mask::{background, head_extent};
-pub use nifti::{Fault, read};
+pub use nifti::{Fault, read, read_mean};
+pub use onto::{PET_SCALE, Scale, mean_inside, preprocess_onto, same_grid};
 pub use preprocess::{Prepared, Preprocessing, Stats, preprocess};
 pub use write::{Storage, write};
 
@@ -35,6 +43,12 @@ impl Volume {
     pub fn spacing(&self) -> [f64; 3] {
         spacing(&self.affine)
     }
+}
+
+/// Whether a modality's voxels are measured in units that mean something by themselves, as those of PET are: neither a
+/// volume nor a patch is brought to mean 0 and variance 1.
+pub fn is_quantitative(modality: &str) -> bool {
+    modality == "PET" || modality.starts_with("PET-")
 }
 
 /// The lengths of the affine's columns, in millimetres.
@@ -90,6 +104,14 @@ pub enum Error {
     /// Nothing to look at.
     #[error("no voxel of the image is inside the brain: {0}")]
     NoBrain(&'static str),
+    /// A region that says nothing about the tracer.
+    #[error("the mean over {region} is {mean}, which nothing can be divided by")]
+    Reference {
+        /// Which region.
+        region: &'static str,
+        /// Its mean.
+        mean: f64,
+    },
     /// A mask that was made for another image.
     #[error("the mask does not belong to the image: {0}; give the mask that was made from this scan")]
     Mask(String),

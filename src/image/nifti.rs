@@ -66,25 +66,44 @@ struct Source<R> {
 type Opened = Source<Box<dyn Read>>;
 
 /// Reads the image in `path`: a `.nii`, or either half of a pair, gzipped or not. Scaling is applied; voxels that are
-/// not finite are kept.
+/// not finite are kept. An image of several frames is refused.
 pub fn read(path: &Path) -> Result<(Header, Volume), Error> {
+    read_mean(path, |header| one_frame(header).map(|()| vec![1.0]))
+}
+
+/// Reads the image in `path` as [`read`] does, and of several frames their weighted mean: `weights` sees how many
+/// frames there are and gives each its weight, which is divided by their sum.
+pub fn read_mean(
+    path: &Path,
+    weights: impl FnOnce(&Header) -> Result<Vec<f64>, Fault>,
+) -> Result<(Header, Volume), Error> {
     let (mut header, mut source, names) = open_header(path)?;
     let fault = |path: &Path| {
         let path = path.to_owned();
         move |fault| Error::Nifti { path, fault }
     };
-    if header.pair {
+    let weights = weights(&header).map_err(fault(path))?;
+    let data = if header.pair {
         let voxels = names.voxels.as_deref().ok_or_else(|| fault(path)(lonely()))?;
         drain(&mut source.bytes).map_err(fault(&names.header))?;
         let (source, gzip) = open(voxels)?;
         header.gzip = gzip;
-        let data = read_voxels(source, &header, 0).map_err(fault(voxels))?;
-        Ok((header.clone(), Volume { shape: header.shape, affine: header.affine, data }))
+        read_voxels(source, &header, 0, &weights).map_err(fault(voxels))?
     } else {
         let at = header.offset;
-        let data = read_voxels(source, &header, at).map_err(fault(path))?;
-        Ok((header.clone(), Volume { shape: header.shape, affine: header.affine, data }))
+        read_voxels(source, &header, at, &weights).map_err(fault(path))?
+    };
+    Ok((header.clone(), Volume { shape: header.shape, affine: header.affine, data }))
+}
+
+fn one_frame(header: &Header) -> Result<(), Fault> {
+    let ([x, y, z], frames) = (header.shape, header.frames);
+    if frames == 1 {
+        return Ok(());
     }
+    let reason =
+        format!("4 axes, [{x}, {y}, {z}, {frames}]; only one 3-D volume a file: extract a frame first");
+    Err(Fault::Unsupported(reason))
 }
 
 /// Reads what the image in `path` says of itself, without its voxels.
@@ -217,8 +236,13 @@ fn drain(r: &mut impl Read) -> Result<(), Fault> {
     if surplus > MAX_SURPLUS { Err(Fault::Surplus) } else { Ok(()) }
 }
 
-/// Reads the voxels, of which `before` bytes have been passed, converting them piece by piece.
-fn read_voxels(source: Source<impl Read>, header: &Header, before: u64) -> Result<Vec<f32>, Fault> {
+/// Reads the voxels, of which `before` bytes have been passed: the mean of the frames by their `weights`.
+fn read_voxels(
+    source: Source<impl Read>,
+    header: &Header,
+    before: u64,
+    weights: &[f64],
+) -> Result<Vec<f32>, Fault> {
     let Source { mut bytes, limit } = source;
     let needed = header.voxel_bytes();
     if needed + u128::from(header.offset) > limit {
@@ -230,20 +254,38 @@ fn read_voxels(source: Source<impl Read>, header: &Header, before: u64) -> Resul
     if io::copy(&mut (&mut bytes).take(skip), &mut io::sink())? < skip {
         return Err(Fault::Truncated(format!("it should have voxels at byte {}", header.offset)));
     }
+    let data = match weights {
+        [_] => read_frame(&mut bytes, header)?,
+        weights => {
+            let total: f64 = weights.iter().sum();
+            let mut sums: Vec<f64> = Vec::new();
+            for weight in weights {
+                let frame = read_frame(&mut bytes, header)?;
+                sums.resize(frame.len(), 0.0);
+                sums.iter_mut().zip(frame).for_each(|(sum, v)| *sum += weight / total * f64::from(v));
+            }
+            sums.into_iter().map(|v| v as f32).collect()
+        }
+    };
+    drain(&mut bytes)?;
+    Ok(data)
+}
+
+/// Reads one volume, converting it piece by piece.
+fn read_frame(bytes: &mut impl Read, header: &Header) -> Result<Vec<f32>, Fault> {
     let size = header.datatype.size();
-    let count = (needed / size as u128) as usize;
+    let count = (header.voxel_bytes() / header.frames as u128 / size as u128) as usize;
     let mut data = Vec::with_capacity(count.min(RESERVE as usize));
     let mut piece = vec![0; PIECE];
     while data.len() < count {
         let want = ((count - data.len()) * size).min(piece.len());
-        let got = read_full(&mut bytes, &mut piece[..want])?;
+        let got = read_full(bytes, &mut piece[..want])?;
         convert(&piece[..got], header, &mut data);
         if got < want {
             let reason = format!("{count} voxels of {size} bytes are promised, {} are there", data.len());
             return Err(Fault::Truncated(reason));
         }
     }
-    drain(&mut bytes)?;
     Ok(data)
 }
 

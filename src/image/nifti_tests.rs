@@ -32,7 +32,8 @@ fn parse(bytes: &[u8]) -> Result<(Header, Vec<f32>), Fault> {
     if header.pair {
         return Err(lonely());
     }
-    let data = read_voxels(source, &header, header.offset)?;
+    one_frame(&header)?;
+    let data = read_voxels(source, &header, header.offset, &[1.0])?;
     Ok((header, data))
 }
 
@@ -170,6 +171,9 @@ fn wrong_headers_are_refused_with_the_reason() {
     assert_eq!(parse(&series).unwrap().1, counting(), "4-D with one frame is an image");
     put(&mut series, 48, 2_i16.to_le_bytes());
     assert!(refusal(&series).contains("[3, 2, 2, 2]"));
+    put(&mut series, 40, 5_i16.to_le_bytes());
+    put(&mut series, 50, 2_i16.to_le_bytes());
+    assert!(refusal(&series).contains("[3, 2, 2, 2, 2]"));
     let mut analyze = image();
     put(&mut analyze, 344, [0; 4]);
     assert!(refusal(&analyze).contains("ANALYZE"));
@@ -178,6 +182,26 @@ fn wrong_headers_are_refused_with_the_reason() {
         put(&mut b, 108, f32::to_le_bytes(offset));
         assert!(refusal(&b).contains("vox_offset"), "{offset}");
     }
+}
+
+#[test]
+fn frames_are_averaged_by_their_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dynamic.nii");
+    let mut series = image();
+    put(&mut series, 40, 4_i16.to_le_bytes());
+    put(&mut series, 48, 3_i16.to_le_bytes());
+    // Voxel i of frame f is i + 12 f.
+    series.extend((12..36_i16).flat_map(i16::to_le_bytes));
+    fs::write(&path, &series).unwrap();
+    let (header, volume) = read_mean(&path, |h| Ok(vec![1.0, 1.0, 2.0][..h.frames].to_vec())).unwrap();
+    assert_eq!((header.frames, header.shape), (3, [3, 2, 2]));
+    assert_eq!(volume.data, counting().iter().map(|v| v + 15.0).collect::<Vec<_>>());
+    let text = crate::error::chain(&super::read(&path).unwrap_err());
+    assert!(text.contains("[3, 2, 2, 3]"), "{text}");
+    fs::write(&path, &series[..series.len() - 2]).unwrap();
+    let cut = crate::error::chain(&read_mean(&path, |h| Ok(vec![1.0; h.frames])).unwrap_err());
+    assert!(cut.contains("ends early"), "{cut}");
 }
 
 #[test]

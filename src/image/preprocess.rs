@@ -248,7 +248,7 @@ pub fn preprocess(volume: Volume, mask: Option<Volume>, settings: &Preprocessing
     })
 }
 
-fn refuse_not_finite(volume: &Volume) -> Result<(), Error> {
+pub(super) fn refuse_not_finite(volume: &Volume) -> Result<(), Error> {
     let count = count(&volume.data, |v| !v.is_finite());
     if count > 0 {
         return Err(Error::NotFinite { count, total: volume.data.len() });
@@ -258,7 +258,12 @@ fn refuse_not_finite(volume: &Volume) -> Result<(), Error> {
 
 /// The affine of a grid of `step` mm whose low corner lies `corner` mm from that of a RAS volume: voxel edges, not
 /// centres, are aligned.
-fn grid_affine(ras: &[[f64; 4]; 4], spacing: [f64; 3], corner: [f64; 3], step: [f64; 3]) -> [[f64; 4]; 4] {
+pub(super) fn grid_affine(
+    ras: &[[f64; 4]; 4],
+    spacing: [f64; 3],
+    corner: [f64; 3],
+    step: [f64; 3],
+) -> [[f64; 4]; 4] {
     let mut m = *ras;
     for i in 0..3 {
         for r in 0..3 {

@@ -6,6 +6,7 @@
 //! Several modalities of a head share places, encoder and decoder. Patches are removed from all of them together; a
 //! modality that is missing has no tokens, so sequences differ in length (as in MultiMAE, Bachmann et al. 2022).
 use super::vit::{self, Encoder, Shape, Visible};
+use crate::image::is_quantitative;
 use crate::ops::{self, reconstruction_loss::ReconstructionLoss};
 use crate::tape::{Tape, Tensor};
 use serde::{Deserialize, Serialize};
@@ -181,12 +182,6 @@ impl Mae {
         };
         preds.iter().zip(&inputs.targets).enumerate().map(loss).collect()
     }
-}
-
-/// Whether a modality's voxels are measured in units that mean something by themselves, as those of PET are: neither a
-/// volume nor a patch is brought to mean 0 and variance 1.
-pub fn is_quantitative(modality: &str) -> bool {
-    modality == "PET" || modality.starts_with("PET-")
 }
 
 /// Which patches of one volume are kept.

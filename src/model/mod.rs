@@ -6,6 +6,6 @@ pub mod mae;
 pub mod preset;
 pub mod vit;
 
-pub use mae::{Mae, is_quantitative};
+pub use mae::Mae;
 pub use preset::Preset;
 pub use vit::{Encoder, Shape, Visible};

@@ -2,9 +2,9 @@
 use super::samples::Samples;
 use super::session::{Computer, Draw};
 use crate::data::{Augment, Variant};
+use crate::image::is_quantitative;
 use crate::machine::cuda;
 use crate::machine::philox::STREAM;
-use crate::model::is_quantitative;
 use crate::ops::{
     self,
     augment::{SHADING, Shading},

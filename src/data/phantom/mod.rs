@@ -4,6 +4,7 @@
 //! type, and everything follows from one seed.
 mod anatomy;
 mod field;
+mod others;
 mod render;
 
 pub use render::Tissues;
@@ -34,9 +35,17 @@ pub struct Person {
     pub tissues: Tissues,
 }
 
+/// The images that a synthetic person can have beside the T1w.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// T2-weighted, of every second person on the voxels of the T1w, of the others a little moved.
+    T2w,
+    /// Glucose uptake, blurred, and on a grid that has nothing to do with the T1w's.
+    PetFdg,
+}
+
 /// Writes `subjects` people to the folder `out` as a BIDS dataset with brain masks, in files of about `spacing`
-/// millimetres. `advance` is called after each person, from any thread. `participants.tsv` comes last, so a
-/// folder that has it is complete.
+/// millimetres: a T1w of each. See [`write_others`].
 ///
 /// # Errors
 /// `out` already holds a dataset; files that cannot be written.
@@ -47,16 +56,36 @@ pub fn write_cohort(
     spacing: f64,
     advance: impl Fn() + Sync,
 ) -> Result<Vec<Person>, Error> {
+    write_others(out, subjects, seed, spacing, (&[], 0.0), advance)
+}
+
+/// Writes a cohort as [`write_cohort`] does, to the same bytes, and `others` beside each T1w; a share `missing` of the
+/// people, but never all, has no PET. `advance` is called after each person, from any thread. `participants.tsv` comes last, so a
+/// folder that has it is complete.
+///
+/// # Errors
+/// `out` already holds a dataset; files that cannot be written.
+pub fn write_others(
+    out: &Path,
+    subjects: usize,
+    seed: u64,
+    spacing: f64,
+    (others, missing): (&[Other], f64),
+    advance: impl Fn() + Sync,
+) -> Result<Vec<Person>, Error> {
     let table = out.join("participants.tsv");
     if table.exists() {
         return Err(Error::Exists { path: out.to_owned() });
     }
     let digits = subjects.to_string().len().max(3);
+    let without = others::without_pet(seed, subjects, missing);
     let people = (0..subjects)
         .into_par_iter()
         .map(|index| {
             let subject = format!("sub-{:0digits$}", index + 1);
-            let person = write_person(out, subject, seed, index as u32, spacing);
+            let has = |o: &&Other| **o != Other::PetFdg || !without[index];
+            let others: Vec<Other> = others.iter().filter(has).copied().collect();
+            let person = write_person(out, subject, seed, index as u32, spacing, &others);
             advance();
             person
         })
@@ -90,7 +119,14 @@ fn pretty(value: &serde_json::Value) -> String {
 }
 
 /// Draws, renders and writes one person.
-fn write_person(out: &Path, subject: String, seed: u64, index: u32, spacing: f64) -> Result<Person, Error> {
+fn write_person(
+    out: &Path,
+    subject: String,
+    seed: u64,
+    index: u32,
+    spacing: f64,
+    others: &[Other],
+) -> Result<Person, Error> {
     let mut r = Philox::new(seed, Purpose::Phantom, 0, index);
     let age = r.between(20.0, 80.0);
     let sex = if r.uniform() < 0.5 { Sex::Female } else { Sex::Male };
@@ -99,8 +135,8 @@ fn write_person(out: &Path, subject: String, seed: u64, index: u32, spacing: f64
     let grid = file_grid(&anatomy, spacing, &mut r);
     let (mut head, mut mask, tissues) = render::render(&anatomy, &grid, seed, index);
     // The scanner's origin is not the head's centre.
-    for axis in 0..3 {
-        let shift = f64::from(r.between(-20.0, 20.0));
+    let origin = [0; 3].map(|_| f64::from(r.between(-20.0, 20.0)));
+    for (axis, shift) in origin.into_iter().enumerate() {
         head.affine[axis][3] += shift;
         mask.affine[axis][3] += shift;
     }
@@ -112,6 +148,8 @@ fn write_person(out: &Path, subject: String, seed: u64, index: u32, spacing: f64
     }
     image::write(&raw.join(format!("{subject}_T1w.nii.gz")), &head, storage)?;
     image::write(&derived.join(format!("{subject}_desc-brain_mask.nii.gz")), &mask, Storage::U8)?;
+    let head = others::Head { anatomy: &anatomy, seed, index, age, grid: &grid, origin };
+    others.iter().try_for_each(|&other| others::write(out, &subject, &head, other, spacing))?;
     Ok(Person { subject, age, sex, tissues })
 }
 
@@ -162,7 +200,7 @@ mod tests {
         (0..count).into_par_iter().map(person).collect()
     }
 
-    fn correlation(x: &[f64], y: &[f64]) -> f64 {
+    pub(super) fn correlation(x: &[f64], y: &[f64]) -> f64 {
         let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
         let (mx, my) = (mean(x), mean(y));
         let sum = |f: &dyn Fn(f64, f64) -> f64| x.iter().zip(y).map(|(a, b)| f(a - mx, b - my)).sum::<f64>();
