@@ -151,3 +151,48 @@ fn a_reference_region_makes_ratios_and_without_a_t1w_nothing_is_made() {
     let said = said(&gyrus(&folder, "prepare heads --modalities T1w,T1w --out x").code(1));
     assert!(said.contains("each only once"), "{said}");
 }
+
+/// Pretraining, fine-tuning and prediction with a modality that some people lack.
+#[test]
+fn a_model_of_two_modalities_learns_and_takes_either() {
+    let folder = tempfile::tempdir().unwrap();
+    gyrus(&folder, "phantom --out heads --subjects 10 --spacing 6 --modalities T1w,PET-FDG --missing 0.3")
+        .success();
+    let prepare = "prepare heads --grid 16 16 16 --spacing 12 --modalities";
+    gyrus(&folder, &format!("{prepare} T1w,PET-FDG --out both")).success();
+    gyrus(&folder, &format!("{prepare} T1w --out t1w")).success();
+    let small = "--set model.patch=8 --set train.batch=5 --set train.warmup_epochs=1";
+    let pretrain = format!("pretrain both {small} --set patches=foreground --set train.validation=0");
+    gyrus(&folder, &format!("{pretrain} --set train.epochs=40 --out mae")).success();
+
+    let log = fs::read_to_string(folder.path().join("mae/metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    for part in ["loss/T1w", "loss/PET-FDG"] {
+        let values: Vec<f64> = lines.iter().filter_map(|line| line[part].as_f64()).collect();
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let (first, last) = (mean(&values[..5]), mean(&values[values.len() - 5..]));
+        assert!(last < 0.9 * first, "{part}: {first} to {last}");
+    }
+
+    let weights = said(&gyrus(&folder, &format!("{pretrain} --set modality_weights=[1] --out no")).code(1));
+    assert!(weights.contains("one for each of T1w, PET-FDG"), "{weights}");
+    let finetune = "--from mae --set train.batch=4 --set train.epochs=2 --folds 2 --out";
+    gyrus(&folder, &format!("finetune both {finetune} age")).success();
+    gyrus(&folder, &format!("finetune t1w {finetune} from-t1w")).success();
+    gyrus(&folder, "predict age both -o both.csv").success();
+    gyrus(&folder, "predict age t1w -o t1w.csv").success();
+    let files = said(&gyrus(&folder, "predict age heads -o files.csv").success());
+    assert!(files.contains("only the T1w is seen"), "{files}");
+    let ages = |table: &str| -> Vec<f64> {
+        let text = fs::read_to_string(folder.path().join(table)).unwrap();
+        text.lines().skip(1).map(|l| l.split(',').nth(4).unwrap().parse().unwrap()).collect()
+    };
+    let (both, t1w, files) = (ages("both.csv"), ages("t1w.csv"), ages("files.csv"));
+    assert_eq!([both.len(), t1w.len(), files.len()], [10; 3]);
+    // The cache is in half precision.
+    assert!(t1w.iter().zip(&files).all(|(a, b)| (a - b).abs() < 0.2), "{t1w:?} {files:?}");
+    let same = both.iter().zip(&t1w).filter(|(a, b)| (*a - *b).abs() < 1e-6).count();
+    assert_eq!(same, 3, "three people have no PET, so nothing else is shown of them");
+    gyrus(&folder, "reconstruct mae both --out pictures").success();
+    gyrus(&folder, "embed mae both --out features.csv").success();
+}

@@ -49,7 +49,8 @@ pub(super) struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    /// Finds the scans of `paths`: datasets as [`data::scans`] takes them, and caches. A path that cannot be used is
+    /// Finds the scans of `paths`: datasets as [`data::scans`] takes them, and caches. Of a dataset the model's first
+    /// modality is taken; what was scanned beside it comes together in a cache only. A path that cannot be used is
     /// skipped; a scan that is met again is left out. `mask` goes with a single file.
     ///
     /// # Errors
@@ -60,13 +61,14 @@ impl<'a> Inputs<'a> {
         card: &'a Card,
     ) -> Result<Self, Box<dyn Error>> {
         let mut inputs = Inputs { card, caches: Vec::new(), sources: Vec::new(), skipped: Vec::new() };
+        let modalities = &card.task.encoder().modalities;
         let mut seen = HashSet::new();
         for path in paths {
             if path.join("cache.json").exists() {
                 inputs.add_cache(path)?;
                 continue;
             }
-            match data::scans(path, &["T1w".into()]) {
+            match data::scans(path, std::slice::from_ref(&modalities[0])) {
                 Ok(Found { scans, unsaid }) => {
                     inputs.skipped.extend(unsaid.into_iter().map(Skipped::unsaid));
                     let new = scans.into_iter().filter(|scan| seen.insert(scan.path.clone()));
@@ -145,7 +147,14 @@ impl<'a> Inputs<'a> {
                 let traits = Traits::of(&prepared);
                 let mut volumes = vec![None; modalities.len()];
                 volumes[seen] = Some(prepared.data);
-                (scan.clone(), volumes, prepared.affine, traits, prepared.stats.warnings)
+                let mut warnings = prepared.stats.warnings;
+                if modalities.len() > 1 {
+                    let (all, one) = (modalities.join(","), &scan.modality);
+                    warnings.push(format!(
+                        "only the {one} is seen; to show all that there is, gyrus prepare --modalities {all}"
+                    ));
+                }
+                (scan.clone(), volumes, prepared.affine, traits, warnings)
             }
             Source::Rows { cache, rows } => {
                 let cache = &self.caches[*cache];
