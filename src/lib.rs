@@ -32,7 +32,8 @@
 //! against another implementation. `examples/new_operation.rs` adds an operation.
 //!
 //! **The way of a scan.** [`image`] reads NIfTI and prepares one scan; [`data`] finds the scans of a dataset, prepares
-//! them into a memory-mapped cache, splits them by subject and changes them at random while training.
+//! them into a memory-mapped cache, splits them by subject and changes them at random while training; [`quality`] measures
+//! and grades scans.
 //!
 //! **Models and what they are worth.** [`model`] records the masked autoencoder and the brain-age model, with the
 //! parameter names of facebookresearch/mae and timm; [`train`] trains, stores and uses them; [`study`] measures ages
@@ -68,6 +69,7 @@ pub mod program;
 // Many volumes; the models.
 pub mod data;
 pub mod model;
+pub mod quality;
 
 // Every operation and tiny models, at the shapes they are checked and timed at; training.
 pub mod cases;

@@ -13,6 +13,8 @@ pub mod phantom;
 pub mod predict;
 pub mod prepare;
 pub mod pretrain;
+pub mod qc;
+mod qc_table;
 pub mod reconstruct;
 pub mod run_folder;
 
@@ -40,6 +42,7 @@ enum Command {
     Embed(embed::Args),
     Inspect(inspect::Args),
     Phantom(phantom::Args),
+    Qc(qc::Args),
     Check(check::Args),
     Bench(bench::Args),
     Demo(demo::Args),
@@ -62,6 +65,7 @@ impl Cli {
             Command::Embed(args) => embed::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Phantom(args) => phantom::run(args),
+            Command::Qc(args) => qc::run(args),
             Command::Check(args) => check::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Demo(args) => demo::run(args),

@@ -14,6 +14,7 @@ mod write;
 
 pub use header::{AffineSource, Datatype, Header};
 pub use intensity::BACKGROUND;
+pub use mask::{HEAD_SPACING, Part, background, components, fit, head_mask};
 pub use nifti::{Fault, read};
 pub use preprocess::{Prepared, Preprocessing, Stats, preprocess};
 pub use write::{Storage, write};
