@@ -66,13 +66,17 @@ pub(super) struct Scene<'a> {
 pub(super) struct Head {
     pub(super) shape: [usize; 3],
     pub(super) inside: Vec<bool>,
-    /// More than 8 mm from the head, and less than 100 mm below its top: the "hat" of air that breathing, blood and the
-    /// neck do not reach.
+    /// More than 8 mm from all tissue, and less than 100 mm below the top: the "hat" of air that breathing, blood and
+    /// the neck do not reach.
     pub(super) hat: Vec<bool>,
 }
 
 /// How far the face lies behind the forehead when it is none, in millimetres.
-const RECEDES: f64 = 30.0;
+const RECEDES: f64 = 20.0;
+/// Of the head's usual brightness, a cell of 4 mm with more than this share holds tissue.
+const TISSUE: f32 = 0.2;
+/// Cells that hold together and are no speck: 2 mL.
+const SPECK: usize = 32;
 /// The most that a skull-stripped image can hold, in millilitres: a whole head has twice that.
 const LARGEST_BRAIN: f64 = 2200.0;
 
@@ -111,7 +115,7 @@ impl<'a> Scene<'a> {
                 repaired = Volume { data: data.to_vec(), ..seen };
                 &repaired
             };
-            let head = Head::of(image::head_mask(image)?);
+            let head = Head::of(image, &image::head_mask(image)?);
             (if head.recedes() { State::Defaced } else { State::WholeHead }, Some(head))
         };
         let (region, brain) = match (given, background, &head) {
@@ -138,25 +142,37 @@ impl<'a> Scene<'a> {
 }
 
 /// The background's value of a skull-stripped image: as preprocessing finds it, or, where the field of view cuts the
-/// brain, the value of all corners, when no more is left than a brain can hold.
+/// brain, the value of all corners. What is left must be small enough for a brain: a defaced head on blank air is not.
 fn background(volume: &Volume) -> Option<f32> {
-    image::background(volume).or_else(|| {
-        let [nx, ny, nz] = volume.shape;
-        let value = volume.data[0];
-        let corners = (0..8).all(|c| {
-            let at = |bit: usize, n: usize| if c >> bit & 1 == 1 { n - 1 } else { 0 };
-            volume.data[at(0, nx) + nx * (at(1, ny) + ny * at(2, nz))] == value
-        });
-        let other = volume.data.iter().filter(|&&v| v != value).count();
-        let ml = other as f64 * volume.spacing().iter().product::<f64>() / 1000.0;
-        (corners && ml <= LARGEST_BRAIN && other * 10 <= volume.data.len() * 7).then_some(value)
-    })
+    let [nx, ny, nz] = volume.shape;
+    let value = volume.data[0];
+    let corners = (0..8).all(|c| {
+        let at = |bit: usize, n: usize| if c >> bit & 1 == 1 { n - 1 } else { 0 };
+        volume.data[at(0, nx) + nx * (at(1, ny) + ny * at(2, nz))] == value
+    });
+    let other = volume.data.iter().filter(|&&v| v != value).count();
+    let ml = other as f64 * volume.spacing().iter().product::<f64>() / 1000.0;
+    let blank = corners && other * 10 <= volume.data.len() * 7;
+    (ml <= LARGEST_BRAIN && (blank || image::background(volume).is_some())).then_some(value)
 }
 
 impl Head {
-    fn of(mask: Volume) -> Head {
+    /// `mask` is what is brightest and holds together. The scalp may stand apart from it, or be too dark: all cells of
+    /// a fifth of its brightness are tissue, but for specks.
+    fn of(image: &Volume, mask: &Volume) -> Head {
         let shape = mask.shape;
-        let inside: Vec<bool> = mask.data.iter().map(|&v| v > 0.5).collect();
+        let mean = cells(image, shape);
+        let mut bright: Vec<f32> = mean.iter().zip(&mask.data).filter(|(_, m)| **m > 0.5).map(|(v, _)| *v).collect();
+        let least = image.data.iter().copied().fold(f32::MAX, f32::min);
+        let usual = super::percentile(&mut bright, 0.5) as f32 - least;
+        let tissue: Vec<bool> = mean.iter().map(|v| v - least > TISSUE * usual).collect();
+        let (labels, parts) = image::components(&tissue, shape);
+        let tissue: Vec<bool> =
+            labels.iter().map(|l| l.is_some_and(|l| parts[l].voxels >= SPECK)).collect();
+        let air: Vec<bool> = tissue.iter().map(|t| !t).collect();
+        let (labels, parts) = image::components(&air, shape);
+        let inside: Vec<bool> =
+            labels.iter().map(|l| l.is_none_or(|l| !parts[l].touches_face)).collect();
         let mut near = inside.clone();
         (0..2).for_each(|_| near = spread(&near, shape, true));
         let top = inside.iter().rposition(|&h| h).map_or(0, |i| i / (shape[0] * shape[1]));
@@ -220,6 +236,36 @@ impl Head {
         }
         seen
     }
+}
+
+/// The mean of the voxels whose centres lie in each cell; the voxel at its centre where there are none.
+fn cells(image: &Volume, shape: [usize; 3]) -> Vec<f32> {
+    let spacing = image.spacing();
+    let cell = [0, 1, 2].map(|r| {
+        let at = |i: usize| ((i as f64 + 0.5) * spacing[r] / HEAD_SPACING) as usize;
+        (0..image.shape[r]).map(|i| at(i).min(shape[r] - 1)).collect::<Vec<usize>>()
+    });
+    let [nx, ny, _] = image.shape;
+    let mut sums = vec![(0.0_f32, 0.0_f32); shape.iter().product()];
+    for (row, values) in image.data.chunks_exact(nx).enumerate() {
+        let from = shape[0] * (cell[1][row % ny] + shape[1] * cell[2][row / ny]);
+        for (v, x) in values.iter().zip(&cell[0]) {
+            let (sum, n) = &mut sums[from + x];
+            *sum += v;
+            *n += 1.0;
+        }
+    }
+    let centre = |r: usize, i: usize| {
+        (((i as f64 + 0.5) * HEAD_SPACING / spacing[r]) as usize).min(image.shape[r] - 1)
+    };
+    let mean = |(i, (sum, n)): (usize, &(f32, f32))| {
+        if *n > 0.0 {
+            return sum / n;
+        }
+        let (x, y, z) = (i % shape[0], i / shape[0] % shape[1], i / (shape[0] * shape[1]));
+        image.data[centre(0, x) + nx * (centre(1, y) + ny * centre(2, z))]
+    };
+    sums.iter().enumerate().map(mean).collect()
 }
 
 /// One step through faces: `cells` and what touches them (`grow`), or what touches nothing else. Beyond the volume all
