@@ -32,8 +32,8 @@
 //! against another implementation. `examples/new_operation.rs` adds an operation.
 //!
 //! **The way of a scan.** [`image`] reads NIfTI and prepares one scan; [`data`] finds the scans of a dataset, prepares
-//! them into a memory-mapped cache, splits them by subject and changes them at random while training; [`quality`] makes
-//! scans worse by known amounts.
+//! them into a memory-mapped cache, splits them by subject and changes them at random while training; [`quality`] measures
+//! and grades scans, and makes them worse by known amounts.
 //!
 //! **Models and what they are worth.** [`model`] records the masked autoencoder and the brain-age model, with the
 //! parameter names of facebookresearch/mae and timm; [`train`] trains, stores and uses them; [`study`] measures ages

@@ -14,6 +14,8 @@ pub mod phantom;
 pub mod predict;
 pub mod prepare;
 pub mod pretrain;
+pub mod qc;
+mod qc_table;
 pub mod reconstruct;
 pub mod run_folder;
 
@@ -42,6 +44,7 @@ enum Command {
     Inspect(inspect::Args),
     Phantom(phantom::Args),
     Distort(distort::Args),
+    Qc(qc::Args),
     Check(check::Args),
     Bench(bench::Args),
     Demo(demo::Args),
@@ -65,6 +68,7 @@ impl Cli {
             Command::Inspect(args) => inspect::run(args),
             Command::Phantom(args) => phantom::run(args),
             Command::Distort(args) => distort::run(args),
+            Command::Qc(args) => qc::run(args),
             Command::Check(args) => check::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Demo(args) => demo::run(args),

@@ -26,7 +26,7 @@ pub enum Error {
         /// The table.
         path: PathBuf,
         /// What is missing.
-        column: &'static str,
+        column: String,
         /// What is there.
         present: Vec<String>,
     },

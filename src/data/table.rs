@@ -52,11 +52,12 @@ impl Table {
     }
 
     /// Refuses a table that lacks one of `columns`.
-    pub(super) fn require(&self, columns: &[&'static str]) -> Result<(), Error> {
+    pub(super) fn require(&self, columns: &[&str]) -> Result<(), Error> {
         match columns.iter().find(|c| !self.header.iter().any(|h| h == *c)) {
             None => Ok(()),
             Some(column) => {
-                Err(Error::Column { path: self.path.clone(), column, present: self.header.clone() })
+                let (path, present) = (self.path.clone(), self.header.clone());
+                Err(Error::Column { path, column: (*column).to_owned(), present })
             }
         }
     }

@@ -77,8 +77,11 @@ fn bounds(view: &View, inside: impl Fn(f32) -> bool + Copy) -> Option<Extent> {
 }
 
 /// Holds a given mask against the image: the mask itself if their voxels coincide, else its nearest voxels on the
-/// image's grid. Errors: the same shape at another place, or no voxel in common.
-pub(super) fn fit(mask: Volume, image: &Volume) -> Result<Volume, Error> {
+/// image's grid.
+///
+/// # Errors
+/// A mask of the same shape at another place, or one without a voxel in common with the image.
+pub fn fit(mask: Volume, image: &Volume) -> Result<Volume, Error> {
     let (image_axes, mask_axes) = (Axes::of(&image.affine), Axes::of(&mask.affine));
     let ras = |v: &Volume, axes: Axes| {
         let affine = super::orientation::ras_affine(&v.affine, v.shape, axes);
@@ -148,7 +151,7 @@ pub fn background(volume: &Volume) -> Option<f32> {
 }
 
 /// Millimetres between the voxels of a head mask.
-pub(super) const HEAD_SPACING: f64 = 4.0;
+pub const HEAD_SPACING: f64 = 4.0;
 
 /// The head, at 4 mm over the whole volume: above Otsu's threshold, the largest connected part, holes filled. RAS, x
 /// fastest.
@@ -206,6 +209,16 @@ pub(super) fn centre_of_mass(volume: &Volume) -> [f64; 3] {
     apply(&volume.affine, sum.map(|s| s / count.max(1.0)))
 }
 
+/// The head of a volume seen as RAS, at [`HEAD_SPACING`] over the whole volume: above Otsu's threshold, the largest
+/// connected part, holes filled.
+///
+/// # Errors
+/// An image in which nothing stands out.
+pub fn head_mask(volume: &Volume) -> Result<Volume, Error> {
+    let axes = Axes::of(&volume.affine);
+    head(&View::of(volume), axes.from.map(|axis| volume.spacing()[axis]))
+}
+
 /// The threshold that best parts the values in two (Otsu 1979), over 256 bins up to the 99th percentile: a few bright
 /// vessels or fat must not decide. `None` when all values are the same.
 fn otsu(values: &[f32]) -> Option<f32> {
@@ -235,14 +248,17 @@ fn otsu(values: &[f32]) -> Option<f32> {
     Some((f64::from(low) + width * (best.1 + 1) as f64) as f32)
 }
 
-/// One connected part.
-struct Part {
-    voxels: usize,
-    touches_face: bool,
+/// One connected part of a mask.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// How many voxels it has.
+    pub voxels: usize,
+    /// Whether one of them lies on a face of the volume.
+    pub touches_face: bool,
 }
 
-/// Parts connected through faces; each voxel's part, `None` outside.
-fn components(inside: &[bool], shape: [usize; 3]) -> (Vec<Option<usize>>, Vec<Part>) {
+/// The parts of a mask (x fastest) that are connected through faces; each voxel's part, `None` outside.
+pub fn components(inside: &[bool], shape: [usize; 3]) -> (Vec<Option<usize>>, Vec<Part>) {
     let [nx, ny, nz] = shape;
     let steps = [1, nx, nx * ny];
     let mut labels = vec![None; inside.len()];

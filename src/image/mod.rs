@@ -21,7 +21,7 @@ pub use affine::{Affine, IDENTITY};
 pub use align::{Alignment, align};
 pub use header::{AffineSource, Datatype, Header};
 pub use intensity::BACKGROUND;
-pub use mask::{background, head_extent};
+pub use mask::{HEAD_SPACING, Part, background, components, fit, head_extent, head_mask};
 pub use nifti::{Fault, read, read_mean};
 pub use onto::{PET_SCALE, Scale, mean_inside, preprocess_onto, same_grid};
 pub use preprocess::{Prepared, Preprocessing, Stats, preprocess};

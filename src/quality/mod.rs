@@ -1,2 +1,70 @@
-//! The quality of scans: making it worse in known ways ([`distort`]).
+//! The quality of scans: what is measured ([`measure`], [`MEASURES`]), what a scan is worth by documented limits
+//! ([`Thresholds`]), a score that is fitted to ratings ([`calibrate`]), and scans made worse in known ways ([`distort`]).
+//!
+//! What can be measured depends on what is left of the head ([`State`]): a measure that is undefined there is absent,
+//! never a number that looks like one. Tissue is measured in the brain's mask where there is one.
+mod bias;
+mod calibrate;
+mod coverage;
 pub mod distort;
+mod measures;
+mod noise;
+mod scene;
+mod score;
+mod sharpness;
+mod tissue;
+
+pub use calibrate::{Member, Prediction, calibrate};
+pub use measures::{MEASURES, Measure, Measures};
+pub use scene::{Region, State};
+pub use score::{Error, Grade, Limits, Standing, Thresholds, grade_by_quantiles};
+
+use crate::image::{self, Volume};
+
+/// What was measured of a scan, and what it was measured on.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// What is left of the head.
+    pub state: State,
+    /// Where tissue was measured.
+    pub region: Region,
+    /// The measures.
+    pub measures: Measures,
+}
+
+/// Measures a scan that is seen as RAS ([`image::orientation::to_ras`]). `mask` covers the brain (values above 0.5).
+///
+/// # Errors
+/// A mask of another scan; an image in which nothing stands out, or all voxels are the same.
+pub fn measure(volume: &Volume, mask: Option<Volume>) -> Result<Measured, image::Error> {
+    let mut measures = Measures::default();
+    let scene = scene::Scene::new(volume, mask, &mut measures)?;
+    coverage::measure(&scene, &mut measures);
+    let tissue = tissue::Tissue::fit(&scene.inside());
+    tissue::measure(&scene, &tissue, &mut measures);
+    noise::measure(&scene, &tissue, &mut measures);
+    sharpness::measure(&scene, &tissue, &mut measures);
+    bias::measure(&scene, &tissue, &mut measures);
+    Ok(Measured { state: scene.state, region: scene.region, measures })
+}
+
+/// The value of rank `q` (0 to 1) of `values`, which are reordered; NaN of none.
+fn percentile(values: &mut [f32], q: f64) -> f64 {
+    if values.is_empty() {
+        return f64::NAN;
+    }
+    let rank = (q * (values.len() - 1) as f64).round() as usize;
+    f64::from(*values.select_nth_unstable_by(rank, f32::total_cmp).1)
+}
+
+/// The mean and the standard deviation (over n - 1) of `values`.
+fn mean_and_sd(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let (mut n, mut mean, mut squares) = (0.0, 0.0, 0.0);
+    for v in values {
+        n += 1.0;
+        let gap = v - mean;
+        mean += gap / n;
+        squares += gap * (v - mean);
+    }
+    (mean, if n > 1.0 { (squares / (n - 1.0)).sqrt() } else { f64::NAN })
+}

@@ -1,6 +1,7 @@
 //! What predictions are worth: the table of predictions, the metrics of brain age with intervals over subjects,
 //! and the paired comparison of two models on the same people.
 pub mod age_metrics;
+pub mod agreement;
 pub mod bootstrap;
 pub mod paired;
 pub mod predictions;
