@@ -143,7 +143,9 @@ fn find(args: &Args) -> Result<(Vec<Scan>, Vec<Option<f64>>), Box<dyn Error>> {
             }
             (Some(column), None) => {
                 let input = input.display();
-                return Err(format!("{input}: has no participants.tsv for \"{column}\"; give --ratings").into());
+                return Err(
+                    format!("{input}: has no participants.tsv for \"{column}\"; give --ratings").into()
+                );
             }
         };
         for scan in found.into_iter().filter(|scan| seen.insert(scan.path.clone())) {
@@ -187,7 +189,9 @@ fn calibrate(rows: &mut [Row]) -> Result<Vec<(&'static str, f64)>, Box<dyn Error
     let folds = FOLDS.min(subjects.len());
     if folds < 3 {
         let found = subjects.len();
-        return Err(format!("{found} subjects have both a rating and measures; a fit needs at least 3").into());
+        return Err(
+            format!("{found} subjects have both a rating and measures; a fit needs at least 3").into()
+        );
     }
     let people: Vec<Person> = rated
         .iter()
@@ -203,7 +207,8 @@ fn calibrate(rows: &mut [Row]) -> Result<Vec<(&'static str, f64)>, Box<dyn Error
             Some(Member { measures, rating: rows[i].rating?, fold: fold[i] })
         })
         .collect();
-    let fit = quality::calibrate(&members).ok_or("the ratings are all alike: nothing can be fitted to them")?;
+    let fit =
+        quality::calibrate(&members).ok_or("the ratings are all alike: nothing can be fitted to them")?;
     for (&row, rating) in rated.iter().zip(&fit.ratings) {
         rows[row].predicted = Some(*rating);
     }
@@ -216,7 +221,8 @@ fn grade_by_rank(rows: &mut [Row], percentiles: [f64; 3], by: By) {
         By::Prediction => row.predicted,
         By::Rating => row.rating,
     };
-    let ranked: Vec<usize> = (0..rows.len()).filter(|&i| rows[i].measured.is_ok() && value(&rows[i]).is_some()).collect();
+    let ranked: Vec<usize> =
+        (0..rows.len()).filter(|&i| rows[i].measured.is_ok() && value(&rows[i]).is_some()).collect();
     let values: Vec<f64> = ranked.iter().filter_map(|&i| value(&rows[i])).collect();
     for (&row, grade) in ranked.iter().zip(quality::grade_by_quantiles(&values, percentiles)) {
         rows[row].grade = grade;
@@ -230,7 +236,11 @@ fn sheet(rows: &[Row], path: &Path) -> Result<(), Box<dyn Error>> {
     let cell = |row: &&Row| contact::Cell {
         thumbnail: row.thumbnail.clone(),
         lines: [
-            [Some(row.scan.subject.clone()), row.scan.session.clone()].into_iter().flatten().collect::<Vec<_>>().join(" "),
+            [Some(row.scan.subject.clone()), row.scan.session.clone()]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(" "),
             format!("{} {:.0}", row.grade, row.score),
         ],
         colour: match row.grade {
@@ -264,10 +274,8 @@ fn say(rows: &[Row], args: &Args, weights: &[(&str, f64)], out: &Path) -> Result
     println!("{column}, {} rated scans; Spearman's correlation (95 % interval over subjects):", rated.len());
     let report = |name: &str, of: &dyn Fn(&(&Row, f64, f64)) -> f64| {
         let pair = |r: &(&'_ Row, f64, f64)| (of(r), r.1, r.0.scan.age);
-        let all: Vec<Pair> = rated
-            .iter()
-            .map(|r| Pair { subject: &r.0.scan.subject, a: pair(r).0, b: r.1 })
-            .collect();
+        let all: Vec<Pair> =
+            rated.iter().map(|r| Pair { subject: &r.0.scan.subject, a: pair(r).0, b: r.1 }).collect();
         let e = spearman(&all, SEED);
         println!("  {name:33} {:.2} ({:.2} to {:.2})", e.value, e.low, e.high);
         let aged: Vec<(Pair, f64)> =

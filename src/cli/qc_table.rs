@@ -31,10 +31,18 @@ const BEFORE: [(&str, &str, &str); 6] = [
         "State",
         "what is left of the head: whole head, defaced or skull-stripped; measures that are undefined for it are n/a",
     ),
-    ("region", "Region", "where tissue was measured: brain mask, all but the background, or core of the head"),
+    (
+        "region",
+        "Region",
+        "where tissue was measured: brain mask, all but the background, or core of the head",
+    ),
 ];
 const AFTER: [(&str, &str, &str); 3] = [
-    ("score", "Score", "100 without a fault, halved by every measure at its limit \"bad\" (gyrus qc --print-thresholds)"),
+    (
+        "score",
+        "Score",
+        "100 without a fault, halved by every measure at its limit \"bad\" (gyrus qc --print-thresholds)",
+    ),
     ("grade", "Grade", "Excellent, Acceptable, Poor or Exclude"),
     ("reasons", "Reasons", "the faults that cost most of the score, or why the scan could not be measured"),
 ];

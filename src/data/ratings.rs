@@ -25,7 +25,8 @@ impl Ratings {
         }
         let mut of = HashMap::new();
         for row in table.rows() {
-            let Some(rating) = row.parse::<f64>(&column, "a number, or n/a")?.filter(|r| r.is_finite()) else {
+            let Some(rating) = row.parse::<f64>(&column, "a number, or n/a")?.filter(|r| r.is_finite())
+            else {
                 continue;
             };
             let first = |names: &[&str]| names.iter().find_map(|name| row.text(name));
@@ -45,7 +46,10 @@ impl Ratings {
         let name = name.split(".nii").next().unwrap_or_default().to_owned();
         let subject = bare(&scan.subject, "sub-");
         let session = scan.session.as_deref().map(|s| bare(s, "ses-"));
-        [(name, None), (subject.clone(), session), (subject, None)].iter().find_map(|key| self.of.get(key)).copied()
+        [(name, None), (subject.clone(), session), (subject, None)]
+            .iter()
+            .find_map(|key| self.of.get(key))
+            .copied()
     }
 }
 
@@ -68,7 +72,10 @@ mod tests {
         assert_eq!(["sub-1_ses-2", "sub-1", "sub-2"].map(|s| ratings.get(&scan(s))), [Some(0.5), None, None]);
         fs::write(&path, "participant_id\tsession_id\tr\nsub-1\tses-2\t3\nsub-2\tn/a\t4\n").unwrap();
         let ratings = Ratings::read(&path, "r").unwrap();
-        assert_eq!(["sub-1_ses-2", "sub-1_ses-1", "sub-2_ses-9"].map(|s| ratings.get(&scan(s))), [Some(3.0), None, Some(4.0)]);
+        assert_eq!(
+            ["sub-1_ses-2", "sub-1_ses-1", "sub-2_ses-9"].map(|s| ratings.get(&scan(s))),
+            [Some(3.0), None, Some(4.0)]
+        );
         assert!(Ratings::read(&path, "no").unwrap_err().to_string().contains("no column \"no\""));
     }
 }

@@ -9,7 +9,8 @@ const TERMS: usize = 10;
 const ROUNDS: usize = 4;
 
 pub(super) fn measure(scene: &Scene, t: &Tissue, m: &mut Measures) {
-    let inside: Vec<usize> = (0..scene.brain.len()).filter(|&i| scene.brain[i] && scene.data[i] > 0.0).collect();
+    let inside: Vec<usize> =
+        (0..scene.brain.len()).filter(|&i| scene.brain[i] && scene.data[i] > 0.0).collect();
     let step = inside.len().div_ceil(SAMPLE).max(1);
     let [sx, sy, _] = scene.shape;
     let terms = |i: usize| {

@@ -3,11 +3,11 @@
 //!
 //! What can be measured depends on what is left of the head ([`State`]): a measure that is undefined there is absent,
 //! never a number that looks like one. Tissue is measured in the brain's mask where there is one.
-mod noise;
 mod bias;
 mod calibrate;
 mod coverage;
 mod measures;
+mod noise;
 mod scene;
 mod score;
 mod sharpness;
@@ -37,8 +37,9 @@ pub struct Measured {
 /// A mask of another scan; an image in which nothing stands out, or all voxels are the same.
 pub fn measure(volume: &Volume, mask: Option<Volume>) -> Result<Measured, image::Error> {
     let mut measures = Measures::default();
-    let scene = scene::Scene::new(volume, mask, &mut measures)?;
-    coverage::measure(&scene, &mut measures);
+    let mut scene = scene::Scene::new(volume, mask, &mut measures)?;
+    let gone = coverage::measure(&scene, &mut measures);
+    scene.leave_out(gone);
     let tissue = tissue::Tissue::fit(&scene.inside());
     tissue::measure(&scene, &tissue, &mut measures);
     noise::measure(&scene, &tissue, &mut measures);
@@ -67,3 +68,6 @@ fn mean_and_sd(values: impl Iterator<Item = f64>) -> (f64, f64) {
     }
     (mean, if n > 1.0 { (squares / (n - 1.0)).sqrt() } else { f64::NAN })
 }
+
+#[cfg(test)]
+mod tests;

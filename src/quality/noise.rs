@@ -8,7 +8,7 @@ pub(super) fn measure(scene: &Scene, t: &Tissue, m: &mut Measures) {
     let white = t.mean[2];
     m.set("noise", grain(scene) / white);
     let Some(head) = &scene.head else { return };
-    let hat = head.look_up(&head.hat, scene.shape, scene.spacing);
+    let hat = scene.present(head.look_up(&head.hat, scene.shape, scene.spacing));
     let mut air: Vec<f32> = scene.data.iter().zip(&hat).filter(|(_, h)| **h).map(|(v, _)| *v).collect();
     if air.len() < 1000 {
         return;
@@ -111,8 +111,7 @@ fn artefacts(scene: &Scene, hat: &[bool], air: &[f32]) -> f64 {
     let cross = |of: &[bool], i: usize, wanted: bool| {
         (0..3).any(|r| {
             let at = i / steps[r] % scene.shape[r];
-            (at > 0 && of[i - steps[r]] == wanted)
-                || (at + 1 < scene.shape[r] && of[i + steps[r]] == wanted)
+            (at > 0 && of[i - steps[r]] == wanted) || (at + 1 < scene.shape[r] && of[i + steps[r]] == wanted)
         })
     };
     let core: Vec<bool> = (0..bright.len()).map(|i| bright[i] && !cross(&bright, i, false)).collect();

@@ -60,6 +60,8 @@ pub(super) struct Scene<'a> {
     pub(super) head: Option<Head>,
     pub(super) state: State,
     pub(super) region: Region,
+    /// Planes (axis, place) that hold nothing.
+    gone: Vec<(usize, usize)>,
 }
 
 /// The head, in cells of 4 mm.
@@ -127,7 +129,27 @@ impl<'a> Scene<'a> {
         if !brain.iter().any(|&b| b) {
             return Err(Error::NoBrain("the head is too small to have one"));
         }
-        Ok(Scene { shape, spacing, data, brain, head, state, region })
+        Ok(Scene { shape, spacing, data, brain, head, state, region, gone: Vec::new() })
+    }
+
+    /// Planes that hold nothing are no tissue and no air, unless nothing else is left.
+    pub(super) fn leave_out(&mut self, gone: Vec<(usize, usize)>) {
+        self.gone = gone;
+        let kept = self.present(self.brain.clone());
+        if kept.iter().any(|&k| k) {
+            self.brain = kept;
+        }
+    }
+
+    /// `voxels` without those in planes that hold nothing.
+    pub(super) fn present(&self, mut voxels: Vec<bool>) -> Vec<bool> {
+        let steps = self.steps();
+        for &(r, place) in &self.gone {
+            for block in voxels.chunks_mut(steps[r] * self.shape[r]) {
+                block[place * steps[r]..(place + 1) * steps[r]].fill(false);
+            }
+        }
+        voxels
     }
 
     /// The brain's voxels, in order.
@@ -162,23 +184,21 @@ impl Head {
     fn of(image: &Volume, mask: &Volume) -> Head {
         let shape = mask.shape;
         let mean = cells(image, shape);
-        let mut bright: Vec<f32> = mean.iter().zip(&mask.data).filter(|(_, m)| **m > 0.5).map(|(v, _)| *v).collect();
+        let mut bright: Vec<f32> =
+            mean.iter().zip(&mask.data).filter(|(_, m)| **m > 0.5).map(|(v, _)| *v).collect();
         let least = image.data.iter().copied().fold(f32::MAX, f32::min);
         let usual = super::percentile(&mut bright, 0.5) as f32 - least;
         let tissue: Vec<bool> = mean.iter().map(|v| v - least > TISSUE * usual).collect();
         let (labels, parts) = image::components(&tissue, shape);
-        let tissue: Vec<bool> =
-            labels.iter().map(|l| l.is_some_and(|l| parts[l].voxels >= SPECK)).collect();
+        let tissue: Vec<bool> = labels.iter().map(|l| l.is_some_and(|l| parts[l].voxels >= SPECK)).collect();
         let air: Vec<bool> = tissue.iter().map(|t| !t).collect();
         let (labels, parts) = image::components(&air, shape);
-        let inside: Vec<bool> =
-            labels.iter().map(|l| l.is_none_or(|l| !parts[l].touches_face)).collect();
+        let inside: Vec<bool> = labels.iter().map(|l| l.is_none_or(|l| !parts[l].touches_face)).collect();
         let mut near = inside.clone();
         (0..2).for_each(|_| near = spread(&near, shape, true));
         let top = inside.iter().rposition(|&h| h).map_or(0, |i| i / (shape[0] * shape[1]));
         let lowest = top.saturating_sub((100.0 / HEAD_SPACING) as usize);
-        let hat =
-            near.iter().enumerate().map(|(i, n)| !n && i / (shape[0] * shape[1]) > lowest).collect();
+        let hat = near.iter().enumerate().map(|(i, n)| !n && i / (shape[0] * shape[1]) > lowest).collect();
         Head { shape, inside, hat }
     }
 

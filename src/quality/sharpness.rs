@@ -13,7 +13,8 @@ pub(super) fn measure(scene: &Scene, t: &Tissue, m: &mut Measures) {
     }
     let mean = width.iter().product::<f64>().cbrt();
     m.set("fwhm", mean);
-    let (least, most) = (width.iter().copied().fold(f64::MAX, f64::min), width.iter().copied().fold(0.0, f64::max));
+    let (least, most) =
+        (width.iter().copied().fold(f64::MAX, f64::min), width.iter().copied().fold(0.0, f64::max));
     m.set("fwhm_ratio", most / least);
     let mut gradient = gradients(scene);
     let shares = histogram(&gradient, white);

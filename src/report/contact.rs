@@ -54,10 +54,12 @@ impl Thumbnail {
                     let mut at = centre;
                     at[across] += mm(column) / spacing[across];
                     at[up] -= mm(row) / spacing[up];
-                    let within = [through, across, up].iter().all(|&r| at[r] >= -0.5 && at[r] < shape[r] as f64 - 0.5);
+                    let within =
+                        [through, across, up].iter().all(|&r| at[r] >= -0.5 && at[r] < shape[r] as f64 - 0.5);
                     if within {
                         let [x, y, z] = at.map(|v| v.round().max(0.0) as usize);
-                        seen[row * 3 * EDGE + plane * EDGE + column] = value(x + shape[0] * (y + shape[1] * z));
+                        seen[row * 3 * EDGE + plane * EDGE + column] =
+                            value(x + shape[0] * (y + shape[1] * z));
                     }
                 }
             }
@@ -74,8 +76,7 @@ impl Thumbnail {
 pub fn draw(cells: &[Cell]) -> RgbImage {
     let rows = (cells.len() as u32).div_ceil(COLUMNS);
     let columns = COLUMNS.min(cells.len() as u32);
-    let mut page =
-        RgbImage::from_pixel(GAP + columns * (WIDTH + GAP), GAP + rows * (HEIGHT + GAP), PAGE);
+    let mut page = RgbImage::from_pixel(GAP + columns * (WIDTH + GAP), GAP + rows * (HEIGHT + GAP), PAGE);
     for (i, cell) in (0..).zip(cells) {
         let (left, top) = (GAP + i % COLUMNS * (WIDTH + GAP), GAP + i / COLUMNS * (HEIGHT + GAP));
         for y in 0..EDGE as u32 {
@@ -103,7 +104,10 @@ mod tests {
         (0..3).for_each(|r| volume.affine[r][r] = 6.0);
         (0..64_000).filter(|i| i / 40 % 40 >= 30).for_each(|i| volume.data[i] = 1.2);
         let seen = Thumbnail::of(&volume);
-        let cell = |thumbnail| Cell { thumbnail, lines: ["sub-1_ü".into(), "POOR 1.5".into()], colour: [255, 0, 0] };
+        let cell =
+            |thumbnail| Cell {
+                thumbnail, lines: ["sub-1_ü".into(), "POOR 1.5".into()], colour: [255, 0, 0]
+            };
         let page = draw(&[cell(Some(seen)), cell(None)]);
         assert_eq!((page.width(), page.height()), (2 * (WIDTH + GAP) + GAP, HEIGHT + 2 * GAP));
         let at = |x: u32, y: u32| page.get_pixel(GAP + x, GAP + y).0[0];

@@ -64,11 +64,7 @@ fn over_subjects(pairs: &[Pair<'_>], seed: u64, statistic: impl Fn(&[usize]) -> 
         .collect();
     drawn.sort_unstable_by(f64::total_cmp);
     let all: Vec<usize> = (0..pairs.len()).collect();
-    Estimate {
-        value: defined(statistic(&all)),
-        low: quantile(&drawn, 0.025),
-        high: quantile(&drawn, 0.975),
-    }
+    Estimate { value: defined(statistic(&all)), low: quantile(&drawn, 0.025), high: quantile(&drawn, 0.975) }
 }
 
 #[cfg(test)]
