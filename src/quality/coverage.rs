@@ -17,7 +17,8 @@ fn beyond(v: f64, [low, high]: [f64; 2]) -> f64 {
     (low - v).max(v - high).max(0.0)
 }
 
-pub(super) fn measure(scene: &Scene, m: &mut Measures) {
+/// Measures, and returns the planes (axis, place) within the extent that hold nothing.
+pub(super) fn measure(scene: &Scene, m: &mut Measures) -> Vec<(usize, usize)> {
     let (shape, spacing) = (scene.shape, scene.spacing);
     let [least, most] =
         [spacing.iter().copied().fold(f64::MAX, f64::min), spacing.iter().copied().fold(0.0, f64::max)];
@@ -44,7 +45,7 @@ pub(super) fn measure(scene: &Scene, m: &mut Measures) {
         }
     }
     m.set("cut_area", cut);
-    let (mut missing, mut off) = (0.0_f64, 0.0_f64);
+    let (mut missing, mut off, mut empty) = (0.0_f64, 0.0_f64, Vec::new());
     for (r, axis) in ["x", "y", "z"].into_iter().enumerate() {
         let counts = &planes.count[r];
         let low = counts.iter().position(|&n| n > 0).unwrap_or(0);
@@ -56,8 +57,9 @@ pub(super) fn measure(scene: &Scene, m: &mut Measures) {
         let usual = super::percentile(&mut means, 0.5);
         // A slice without a voxel of the mask has no mean: NaN is below nothing, so it is asked for by its count.
         let gone = |i: usize| counts[i] == 0 || planes.sum[r][i] / (counts[i] as f64) < DARK * usual;
-        let run = (low..high).filter(|&i| gone(i)).count();
-        missing = missing.max(run as f64 / (high - low).max(1) as f64);
+        let before = empty.len();
+        empty.extend((low..high).filter(|&i| gone(i)).map(|i| (r, i)));
+        missing = missing.max((empty.len() - before) as f64 / (high - low).max(1) as f64);
     }
     m.set("missing_slices", missing);
     let voxel = spacing.iter().product::<f64>() / 1000.0;
@@ -69,6 +71,7 @@ pub(super) fn measure(scene: &Scene, m: &mut Measures) {
     }
     m.set("asymmetry", asymmetry(shape, inside, &planes));
     parts(shape, spacing, inside, m);
+    empty
 }
 
 /// Voxels of the mask in every plane, and the sum of the image there.

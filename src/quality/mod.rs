@@ -38,8 +38,9 @@ pub struct Measured {
 /// A mask of another scan; an image in which nothing stands out, or all voxels are the same.
 pub fn measure(volume: &Volume, mask: Option<Volume>) -> Result<Measured, image::Error> {
     let mut measures = Measures::default();
-    let scene = scene::Scene::new(volume, mask, &mut measures)?;
-    coverage::measure(&scene, &mut measures);
+    let mut scene = scene::Scene::new(volume, mask, &mut measures)?;
+    let gone = coverage::measure(&scene, &mut measures);
+    scene.leave_out(gone);
     let tissue = tissue::Tissue::fit(&scene.inside());
     tissue::measure(&scene, &tissue, &mut measures);
     noise::measure(&scene, &tissue, &mut measures);
@@ -68,3 +69,6 @@ fn mean_and_sd(values: impl Iterator<Item = f64>) -> (f64, f64) {
     }
     (mean, if n > 1.0 { (squares / (n - 1.0)).sqrt() } else { f64::NAN })
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ pub(super) fn measure(scene: &Scene, t: &Tissue, m: &mut Measures) {
     let white = t.mean[2];
     m.set("noise", grain(scene) / white);
     let Some(head) = &scene.head else { return };
-    let hat = head.look_up(&head.hat, scene.shape, scene.spacing);
+    let hat = scene.present(head.look_up(&head.hat, scene.shape, scene.spacing));
     let mut air: Vec<f32> = scene.data.iter().zip(&hat).filter(|(_, h)| **h).map(|(v, _)| *v).collect();
     if air.len() < 1000 {
         return;

@@ -60,6 +60,8 @@ pub(super) struct Scene<'a> {
     pub(super) head: Option<Head>,
     pub(super) state: State,
     pub(super) region: Region,
+    /// Planes (axis, place) that hold nothing.
+    gone: Vec<(usize, usize)>,
 }
 
 /// The head, in cells of 4 mm.
@@ -127,7 +129,27 @@ impl<'a> Scene<'a> {
         if !brain.iter().any(|&b| b) {
             return Err(Error::NoBrain("the head is too small to have one"));
         }
-        Ok(Scene { shape, spacing, data, brain, head, state, region })
+        Ok(Scene { shape, spacing, data, brain, head, state, region, gone: Vec::new() })
+    }
+
+    /// Planes that hold nothing are no tissue and no air, unless nothing else is left.
+    pub(super) fn leave_out(&mut self, gone: Vec<(usize, usize)>) {
+        self.gone = gone;
+        let kept = self.present(self.brain.clone());
+        if kept.iter().any(|&k| k) {
+            self.brain = kept;
+        }
+    }
+
+    /// `voxels` without those in planes that hold nothing.
+    pub(super) fn present(&self, mut voxels: Vec<bool>) -> Vec<bool> {
+        let steps = self.steps();
+        for &(r, place) in &self.gone {
+            for block in voxels.chunks_mut(steps[r] * self.shape[r]) {
+                block[place * steps[r]..(place + 1) * steps[r]].fill(false);
+            }
+        }
+        voxels
     }
 
     /// The brain's voxels, in order.

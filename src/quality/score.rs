@@ -62,13 +62,39 @@ pub struct Thresholds {
     pub limits: BTreeMap<String, Limits>,
 }
 
-/// Limits that come with gyrus: (measure, good, bad, weight).
-const LIMITS: [(&str, f64, f64, f64); 0] = [];
+/// Limits that come with gyrus: (measure, good, bad). `good` is about what sound T1-weighted scans of 1 to 2 mm have,
+/// `bad` where a fault is plain to see; both were set by the spread of sound scans and by what known distortions do to
+/// them, never by ratings.
+const LIMITS: [(&str, f64, f64); 23] = [
+    ("not_finite", 0.0, 0.01),
+    ("clipped", 0.001, 0.02),
+    ("spacing_max", 2.0, 5.0),
+    ("anisotropy", 1.5, 4.0),
+    ("extent_off", 5.0, 30.0),
+    ("volume_off", 0.05, 0.5),
+    ("cut_area", 2.0, 20.0),
+    ("missing_slices", 0.01, 0.1),
+    ("asymmetry", 0.06, 0.2),
+    ("apart", 0.01, 0.1),
+    ("holes", 2.0, 20.0),
+    ("cjv", 0.9, 1.5),
+    ("snr_wm", 8.0, 4.0),
+    ("wm2max", 0.65, 0.4),
+    ("noise", 0.035, 0.11),
+    ("air_sd", 0.004, 0.04),
+    ("air_structure", 0.003, 0.02),
+    ("qi1", 0.005, 0.1),
+    ("fwhm", 6.4, 10.0),
+    ("fwhm_ratio", 1.2, 1.7),
+    ("comb", 0.012, 0.1),
+    ("spike", 0.1, 0.8),
+    ("bias", 0.14, 0.28),
+];
 
 impl Default for Thresholds {
     fn default() -> Self {
-        let limits = LIMITS.map(|(name, good, bad, weight)| (name.to_owned(), Limits { good, bad, weight }));
-        Thresholds { excellent: 75.0, acceptable: 45.0, poor: 20.0, limits: limits.into() }
+        let limits = LIMITS.map(|(name, good, bad)| (name.to_owned(), Limits { good, bad, weight: 1.0 }));
+        Thresholds { excellent: 75.0, acceptable: 50.0, poor: 20.0, limits: limits.into() }
     }
 }
 
