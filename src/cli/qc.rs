@@ -125,8 +125,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     Ok(if unread > 0 { ExitCode::from(3) } else { ExitCode::SUCCESS })
 }
 
+/// Scans, and the rating of each.
+type Rated = (Vec<Scan>, Vec<Option<f64>>);
+
 /// The scans of all inputs, each once, and their ratings.
-fn find(args: &Args) -> Result<(Vec<Scan>, Vec<Option<f64>>), Box<dyn Error>> {
+fn find(args: &Args) -> Result<Rated, Box<dyn Error>> {
     let mut seen = HashSet::new();
     let (mut scans, mut ratings) = (Vec::new(), Vec::new());
     for input in &args.inputs {
