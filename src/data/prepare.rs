@@ -154,7 +154,7 @@ fn part_key(scan: &Scan, settings: &Preprocessing) -> Result<(String, String), F
     Ok((key.to_hex().to_string(), image))
 }
 
-fn hash_file(path: &Path) -> Result<String, FileError> {
+pub(super) fn hash_file(path: &Path) -> Result<String, FileError> {
     let mut hasher = blake3::Hasher::new();
     File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ())).on_file("read", path)?;
     Ok(hasher.finalize().to_hex().to_string())
