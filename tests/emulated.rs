@@ -13,7 +13,10 @@ use gyrus::ops::{self, augment::SHADING};
 use gyrus::program::{Cpu, Cuda, Device, Machine, Optimiser, Recipe, Volumes, trace};
 use gyrus::tape::{Dtype, Tape, Tensor};
 use gyrus::train::config::{Finetune, Pretrain};
-use gyrus::train::{finetune::finetune, pretrain::pretrain};
+use gyrus::train::{
+    finetune::{HeldOut, finetune},
+    pretrain::pretrain,
+};
 use half::{bf16, f16};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -270,8 +273,8 @@ fn training_from_a_cache_is_the_same_on_both_machines() {
         }
         let out = ["pretrained", "tuned"].map(|run| path(&format!("{name}-{run}")));
         out.iter().for_each(|out| std::fs::create_dir(out).unwrap());
-        pretrain(&cache, &pretraining, &device, &out[0], false).unwrap();
-        finetune(&cache, None, &tuning, None, &device, &out[1], false).unwrap();
+        pretrain(&cache, &pretraining, None, &device, &out[0], false).unwrap();
+        finetune(&cache, None, &tuning, HeldOut::Validation, &device, &out[1], false).unwrap();
         let losses = |out: &PathBuf| -> Vec<f64> {
             let log = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
             let lines = log.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());

@@ -2,13 +2,13 @@
 use super::run_folder::{self, Options};
 use crate::data::Cache;
 use crate::study::{age_metrics::Report, predictions, predictions::Prediction};
-use crate::train::{Checkpoint, config::Finetune, finetune, finetune::Tested};
+use crate::train::{Checkpoint, config::Finetune, finetune, finetune::HeldOut, finetune::Tested};
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 /// Fine-tune a pretrained model to predict age, in years.
 ///
 /// Uses the scans of the cache that have an age. With --folds, every subject is held out once, by a model that has
-/// not been trained on it; without, train.validation of the subjects are. Predictions for held-out scans go to
+/// not been trained on it; with --split, whom that file says; without, train.validation of the subjects are. Predictions for held-out scans go to
 /// RUN/predictions.csv, which gyrus evaluate reads. All settings and their defaults: gyrus finetune --defaults.
 ///
 /// Example: gyrus finetune cache --from runs/mae --folds 5 --out runs/age
@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(long, value_name = "RUN|scratch", required_unless_present = "defaults")]
     pub from: Option<PathBuf>,
     /// Cross-validate in this many parts, disjoint by subject and alike in age.
-    #[arg(long, value_name = "K")]
+    #[arg(long, value_name = "K", conflicts_with = "split")]
     pub folds: Option<usize>,
     /// The run.
     #[command(flatten)]
@@ -47,7 +47,13 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let device = args.run.device.open()?;
     let settings = run_folder::open(out, &args.run, &defaults)?;
     let (from_model, resume) = (from.as_ref(), args.run.resume);
-    let tested = finetune::finetune(&cache, from_model, &settings, args.folds, &device, out, resume)?;
+    let given = run_folder::given_split(out)?;
+    let held_out = match (&given, args.folds) {
+        (Some((assignment, path)), _) => HeldOut::Given(assignment, path),
+        (None, Some(folds)) => HeldOut::Folds(folds),
+        (None, None) => HeldOut::Validation,
+    };
+    let tested = finetune::finetune(&cache, from_model, &settings, held_out, &device, out, resume)?;
     if tested.is_empty() {
         println!("{}: trained on all scans; nothing was held out to test on", out.display());
         return Ok(ExitCode::SUCCESS);

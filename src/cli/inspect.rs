@@ -1,24 +1,29 @@
 //! `gyrus inspect`: what image files say of themselves, and the range of their voxels.
 use crate::{
-    error::chain,
+    data::is_nifti,
+    error::{FileError, OnFile, chain},
     image::{self, Error, Header},
 };
 use serde::Serialize;
-use std::{fmt, path::PathBuf, process::ExitCode};
+use std::{error::Error as _, fmt, fs, path::PathBuf, process::ExitCode};
 
 /// Show what NIfTI files hold: shape, spacing, orientation, data type, scaling and the range of the voxels.
 ///
-/// The whole file is read, so damage anywhere is found. Exits with 1 if any file could not be read.
+/// The whole file is read, so damage anywhere is found. Of a folder, all NIfTI files in it and below. Exits with 1 if
+/// any file could not be read.
 ///
 /// Example: gyrus inspect sub-01/anat/*_T1w.nii.gz
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Images: .nii, .nii.gz, or either half of a .hdr/.img pair.
+    /// Images: .nii, .nii.gz, or either half of a .hdr/.img pair; or folders.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Print one JSON array.
     #[arg(long)]
     json: bool,
+    /// Print a tab-separated table, a line a file: those refused too, with the reason.
+    #[arg(long, conflicts_with = "json")]
+    table: bool,
 }
 
 /// One image, as it is shown.
@@ -48,6 +53,55 @@ impl Inspection<'_> {
             not_finite: volume.data.len() - count,
         })
     }
+}
+
+/// Columns of the table.
+const COLUMNS: [&str; 10] =
+    ["file", "status", "format", "shape", "spacing", "orientation", "datatype", "min", "max", "note"];
+
+impl Inspection<'_> {
+    /// The cells of [`COLUMNS`] behind the file.
+    fn cells(&self) -> [String; 9] {
+        let h = &self.header;
+        let (pair, gzip) = (if h.pair { " pair" } else { "" }, if h.gzip { " gz" } else { "" });
+        let order = if h.big_endian { " big-endian" } else { "" };
+        let by = |values: &[String]| values.join("x");
+        let value = |v: Option<f32>| v.map_or("n/a".to_owned(), |v| v.to_string());
+        let note = match self.not_finite {
+            0 => String::new(),
+            n => format!("{n} voxels are NaN or infinite"),
+        };
+        [
+            "read".to_owned(),
+            format!("NIfTI-{}{pair}{gzip}", h.version),
+            by(&h.shape.map(|n| n.to_string())),
+            by(&h.spacing.map(|mm| format!("{mm:.4}"))),
+            h.orientation.clone(),
+            format!("{}{order}", h.datatype),
+            value(self.min),
+            value(self.max),
+            note,
+        ]
+    }
+}
+
+/// The files to look at: of a folder, all that are named as images, sorted.
+fn expand(paths: &[PathBuf]) -> Result<Vec<PathBuf>, FileError> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let mut within = Vec::new();
+        for entry in fs::read_dir(path).on_file("read", path)? {
+            within.push(entry.on_file("read", path)?.path());
+        }
+        within.sort();
+        within.retain(|p| p.is_dir() || is_nifti(p));
+        files.extend(expand(&within)?);
+    }
+    Ok(files)
 }
 
 impl fmt::Display for Inspection<'_> {
@@ -84,10 +138,23 @@ impl fmt::Display for Inspection<'_> {
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut code = ExitCode::SUCCESS;
     let mut shown = Vec::new();
-    for file in &args.files {
+    let files = expand(&args.files)?;
+    if args.table {
+        println!("{}", COLUMNS.join("\t"));
+    }
+    for file in &files {
         match Inspection::of(file) {
             Ok(inspection) if args.json => shown.push(inspection),
+            Ok(inspection) if args.table => {
+                println!("{}\t{}", file.display(), inspection.cells().join("\t"));
+            }
             Ok(inspection) => print!("{inspection}"),
+            Err(e) if args.table => {
+                let cause = e.source().map_or_else(|| e.to_string(), chain);
+                let reason = cause.replace("\n  because", ", because").replace('\t', " ");
+                println!("{}\trefused\t{}\t{reason}", file.display(), ["n/a"; 7].join("\t"));
+                code = ExitCode::FAILURE;
+            }
             Err(e) => {
                 eprintln!("error: {}", chain(&e));
                 code = ExitCode::FAILURE;

@@ -1,6 +1,7 @@
 //! The commands, a file each; their doc comments are the help.
 pub mod bench;
 pub mod check;
+pub mod data;
 pub mod demo;
 pub mod device;
 pub mod distort;
@@ -18,6 +19,7 @@ pub mod qc;
 mod qc_table;
 pub mod reconstruct;
 pub mod run_folder;
+mod sources;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -34,6 +36,7 @@ pub struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Data(data::Args),
     Prepare(prepare::Args),
     Pretrain(pretrain::Args),
     Finetune(finetune::Args),
@@ -58,6 +61,7 @@ impl Cli {
     /// Whatever stops it, with the file, key or value it is about.
     pub fn run(&self) -> Result<ExitCode, Box<dyn Error>> {
         match &self.command {
+            Command::Data(args) => data::run(args),
             Command::Prepare(args) => prepare::run(args),
             Command::Pretrain(args) => pretrain::run(args),
             Command::Finetune(args) => finetune::run(args),

@@ -1,13 +1,13 @@
 //! `gyrus pretrain`: a masked autoencoder from a cache.
 use super::run_folder::{self, Options};
-use crate::data::Cache;
+use crate::data::{Cache, TRAIN};
 use crate::train::{config::Pretrain, pretrain};
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 /// Pretrain a masked autoencoder on prepared scans; no ages are needed.
 ///
 /// Writes model.safetensors, last.safetensors (to resume from), config.toml, split.tsv, metrics.jsonl and TensorBoard
-/// events into RUN. All settings and their defaults: gyrus pretrain --defaults.
+/// events into RUN. With --split, only the subjects in part "train" are seen. All settings and their defaults: gyrus pretrain --defaults.
 ///
 /// Example: gyrus pretrain cache --out runs/mae --set train.epochs=100 --set model.preset=small
 #[derive(Debug, clap::Args)]
@@ -33,11 +33,15 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let cache = Cache::open(cache)?;
     let device = args.run.device.open()?;
     let settings = run_folder::open(out, &args.run, &defaults)?;
-    let progress = pretrain::pretrain(&cache, &settings, &device, out, args.run.resume)?;
+    let given = run_folder::given_split(out)?;
+    let given = given.as_ref().map(|(assignment, path)| (assignment, path.as_path()));
+    let progress = pretrain::pretrain(&cache, &settings, given, &device, out, args.run.resume)?;
     let watched = progress.best.map_or(String::new(), |loss| {
         format!("; lowest watched loss {loss:.4} after epoch {}", progress.best_epoch)
     });
     let (epochs, steps) = (progress.epochs, progress.steps);
-    println!("{}: {epochs} epochs, {steps} updates on {} scans{watched}", out.display(), cache.len());
+    let seen = |subject: &str| given.is_none_or(|(assignment, _)| assignment.part_of(subject) == Some(TRAIN));
+    let scans = cache.scans().iter().filter(|row| seen(&row.scan.subject)).count();
+    println!("{}: {epochs} epochs, {steps} updates on {scans} scans{watched}", out.display());
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! The folder of a training run: made new, or taken up again with the settings it was begun with.
 use super::device::Device;
+use crate::data::Assignment;
 use crate::error::{FileError, OnFile};
 use crate::file::write_whole;
 use crate::train::settings;
@@ -19,6 +20,9 @@ pub struct Options {
     /// One setting, e.g. train.epochs=50; goes over --config.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub sets: Vec<String>,
+    /// Follow this split: a table with the part of each subject (gyrus data DATASET --split .. --out FILE).
+    #[arg(long, value_name = "FILE")]
+    pub split: Option<PathBuf>,
     /// Go on with the run in RUN from its last checkpoint; the result is the same to the bit.
     #[arg(long)]
     pub resume: bool,
@@ -30,6 +34,9 @@ pub struct Options {
     pub defaults: bool,
 }
 
+/// The split that a run follows, in its folder.
+const SUBJECTS: &str = "subjects.tsv";
+
 /// Makes `folder` for a new run with `settings`, or, to resume, takes up the settings that it holds. Settings are
 /// layered: defaults, `--config`, `--set`.
 ///
@@ -40,14 +47,15 @@ pub(super) fn open<T: Serialize + DeserializeOwned>(
     options: &Options,
     defaults: &T,
 ) -> Result<T, Box<dyn Error>> {
-    let Options { config, sets, resume, .. } = options;
+    let Options { config, sets, resume, split, .. } = options;
     let kept = folder.join("config.toml");
     if *resume {
         if !kept.exists() {
             return Err(format!("{}: no run to resume: it has no config.toml", folder.display()).into());
         }
-        if config.is_some() || !sets.is_empty() {
-            return Err("--resume goes on with the run's own settings: leave out --config and --set".into());
+        if config.is_some() || !sets.is_empty() || split.is_some() {
+            let out = "leave out --config, --set and --split";
+            return Err(format!("--resume goes on with the run's own settings and split: {out}").into());
         }
         return Ok(settings::layer(defaults, &[], Some(&kept), &[])?);
     }
@@ -56,10 +64,23 @@ pub(super) fn open<T: Serialize + DeserializeOwned>(
         return Err(format!("{}: holds a run already; {hint}", folder.display()).into());
     }
     let settings = settings::layer(defaults, &[], config.as_deref(), sets)?;
+    let assignment = split.as_deref().map(Assignment::read).transpose()?;
     create(folder)?;
+    if let Some(assignment) = assignment {
+        assignment.write(&folder.join(SUBJECTS))?;
+    }
     let text = toml::to_string(&settings).expect("settings are a struct of TOML's types");
     write_whole(&kept, |file| file.write_all(text.as_bytes()))?;
     Ok(settings)
+}
+
+/// The split that the run in `folder` was told to follow, and where it is kept.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(super) fn given_split(folder: &Path) -> Result<Option<(Assignment, PathBuf)>, Box<dyn Error>> {
+    let kept = folder.join(SUBJECTS);
+    Ok(kept.exists().then(|| Assignment::read(&kept)).transpose()?.map(|assignment| (assignment, kept)))
 }
 
 fn create(folder: &Path) -> Result<(), FileError> {

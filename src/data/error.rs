@@ -161,6 +161,14 @@ pub enum Error {
         /// The most it may be.
         most: f32,
     },
+    /// A file that says which part each subject is in, but not so that it can be followed.
+    #[error("{}: {fault}", path.display())]
+    Assignment {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, with the subjects' names.
+        fault: String,
+    },
     /// A split that cannot be made.
     #[error("cannot split {subjects} subjects {how}; {advice}")]
     Split {

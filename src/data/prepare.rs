@@ -340,7 +340,7 @@ impl Work<'_> {
 /// A part's file of voxels and what was measured; or why the scan failed.
 type Outcome = Result<(PathBuf, Part), Error>;
 
-fn hash_file(path: &Path) -> Result<String, FileError> {
+pub(super) fn hash_file(path: &Path) -> Result<String, FileError> {
     let mut hasher = blake3::Hasher::new();
     File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ())).on_file("read", path)?;
     Ok(hasher.finalize().to_hex().to_string())

@@ -105,8 +105,16 @@ pub fn scans(dataset: &Path, modalities: &[String]) -> Result<Found, Error> {
     Ok(Found { scans: wanted, unsaid })
 }
 
+/// All scans of `dataset`, with ages as they stand in its tables: to be looked at, not to be trained on.
+///
+/// # Errors
+/// A dataset without scans; a table that lacks a column; unreadable folders.
+pub fn all_scans(dataset: &Path) -> Result<Vec<Scan>, Error> {
+    search(dataset, Ages::Kept)
+}
+
 /// All scans of `dataset`; see [`scans`].
-pub(super) fn search(dataset: &Path, ages: Ages) -> Result<Vec<Scan>, Error> {
+fn search(dataset: &Path, ages: Ages) -> Result<Vec<Scan>, Error> {
     let is_folder = fs::metadata(dataset).on_file("read", dataset)?.is_dir();
     let extension = dataset.extension().map(|e| e.to_ascii_lowercase());
     let scans = if is_folder {
@@ -154,7 +162,7 @@ impl Scan {
 }
 
 /// Whether a file's name is that of a NIfTI image.
-pub(super) fn is_nifti(path: &Path) -> bool {
+pub fn is_nifti(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
     [".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz"].iter().any(|end| name.ends_with(end))
 }

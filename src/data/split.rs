@@ -32,6 +32,8 @@ pub struct Split {
     parts: Vec<String>,
     /// (subject, row, index of the part), by row.
     entries: Vec<(String, usize, usize)>,
+    /// The hash of the file that it follows, if it was given by one.
+    given: Option<String>,
 }
 
 /// A subject with its age and the positions of its scans.
@@ -92,12 +94,27 @@ impl Split {
         let entry = |(m, &part): (&Member<'_>, &usize)| (m.subject.to_owned(), m.row, part);
         let mut entries: Vec<_> = members.iter().zip(part_of).map(entry).collect();
         entries.sort_by_key(|(_, row, _)| *row);
-        Split { parts, entries }
+        Split { parts, entries, given: None }
+    }
+
+    /// The split that puts each member into its part of `part_of`, as a file with this `hash` asks.
+    pub(super) fn given(
+        members: &[Member<'_>],
+        parts: Vec<String>,
+        part_of: &[usize],
+        hash: String,
+    ) -> Split {
+        Split { given: Some(hash), ..Split::new(members, parts, part_of) }
     }
 
     /// Names of the parts.
     pub fn parts(&self) -> &[String] {
         &self.parts
+    }
+
+    /// Rows in the part of this name, in ascending order; `None` if there is no such part.
+    pub fn named(&self, part: &str) -> Option<Vec<usize>> {
+        self.parts.iter().position(|p| p == part).map(|part| self.rows(part))
     }
 
     /// Rows in part number `part`, in ascending order.
@@ -118,8 +135,12 @@ impl Split {
         std::iter::once("subject\trow\tpart\n".to_owned()).chain(self.entries.iter().map(line)).collect()
     }
 
-    /// BLAKE3 of the table, in hexadecimal: two splits are the same exactly if this is.
+    /// BLAKE3 of the table, in hexadecimal: two splits are the same exactly if this is. Of a split that follows a file,
+    /// that file's.
     pub fn hash(&self) -> String {
+        if let Some(hash) = &self.given {
+            return hash.clone();
+        }
         blake3::hash(self.table().as_bytes()).to_hex().to_string()
     }
 

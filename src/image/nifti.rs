@@ -63,7 +63,7 @@ struct Source<R> {
 }
 
 /// A file, decompressed on the way where it is gzipped.
-type Opened = Source<Box<dyn Read>>;
+type Opened<'a> = Source<Box<dyn Read + 'a>>;
 
 /// Reads the image in `path`: a `.nii`, or either half of a pair, gzipped or not. Scaling is applied; voxels that are
 /// not finite are kept. An image of several frames is refused.
@@ -104,6 +104,22 @@ fn one_frame(header: &Header) -> Result<(), Fault> {
     let reason =
         format!("4 axes, [{x}, {y}, {z}, {frames}]; only one 3-D volume a file: extract a frame first");
     Err(Fault::Unsupported(reason))
+}
+
+/// Reads an image from the bytes of its one file, gzipped or not, as [`read`] does.
+///
+/// # Errors
+/// Bytes that are no image gyrus can use, or the header of a pair.
+pub fn from_bytes(bytes: &[u8]) -> Result<(Header, Volume), Fault> {
+    let (mut source, gzip) = decompress(bytes, bytes.len() as u64)?;
+    let mut header = read_header(&mut source.bytes)?;
+    if header.pair {
+        return Err(lonely());
+    }
+    header.gzip = gzip;
+    one_frame(&header)?;
+    let data = read_voxels(source, &header, header.offset, &[1.0])?;
+    Ok((header.clone(), Volume { shape: header.shape, affine: header.affine, data }))
 }
 
 /// Reads what the image in `path` says of itself, without its voxels.
@@ -150,7 +166,7 @@ fn names(path: &Path) -> Names {
 }
 
 /// Opens the file that has the header and reads it, extensions included.
-fn open_header(path: &Path) -> Result<(Header, Opened, Names), Error> {
+fn open_header(path: &Path) -> Result<(Header, Opened<'static>, Names), Error> {
     let names = names(path);
     let (mut source, gzip) = open(&names.header)?;
     let header = read_header(&mut source.bytes);
@@ -160,11 +176,16 @@ fn open_header(path: &Path) -> Result<(Header, Opened, Names), Error> {
 }
 
 /// Opens a file, decompressing when its content is gzip; true if so.
-fn open(path: &Path) -> Result<(Opened, bool), Error> {
+fn open(path: &Path) -> Result<(Opened<'static>, bool), Error> {
     let file = File::open(path).on_file("read", path)?;
-    let length = u128::from(file.metadata().on_file("read", path)?.len());
-    let mut file = BufReader::with_capacity(PIECE, file);
-    let gzip = file.fill_buf().on_file("read", path)?.starts_with(&[0x1f, 0x8b]);
+    let length = file.metadata().on_file("read", path)?.len();
+    Ok(decompress(BufReader::with_capacity(PIECE, file), length).on_file("read", path)?)
+}
+
+/// The content of a file of `length` bytes, decompressed if it is gzip; true if so.
+fn decompress<'a>(mut file: impl BufRead + 'a, length: u64) -> io::Result<(Opened<'a>, bool)> {
+    let gzip = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+    let length = u128::from(length);
     Ok(match gzip {
         true => (Source { bytes: Box::new(Members::new(file)), limit: length * MAX_EXPANSION }, true),
         false => (Source { bytes: Box::new(file), limit: length }, false),

@@ -8,7 +8,7 @@ use super::samples::{Dropout, Samples};
 use super::schedule::layer_scale;
 use super::session::{Computer, Draw, Job, Session};
 use super::variants::Variants;
-use crate::data::{Cache, Split};
+use crate::data::{Assignment, Cache, Split, TEST, TRAIN, VALIDATION};
 use crate::error::OnFile;
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
@@ -30,9 +30,19 @@ pub struct Tested {
     pub fold: Option<usize>,
 }
 
-/// Trains brain age on the scans of `cache` that have an age, in `folder`: once, holding out `train.validation` of
-/// the subjects, or with `folds` in as many folders, each holding out another part. Returns predictions for what
-/// was held out.
+/// Who is held out to test on.
+#[derive(Clone, Copy, Debug)]
+pub enum HeldOut<'a> {
+    /// `train.validation` of the subjects, who are watched too.
+    Validation,
+    /// Everybody once, in this many parts.
+    Folds(usize),
+    /// Whom a file says, and where it was read.
+    Given(&'a Assignment, &'a Path),
+}
+
+/// Trains brain age on the scans of `cache` that have an age, in `folder`: once, or for folds in as many folders, each
+/// holding out another part. Returns predictions for what was held out.
 ///
 /// # Errors
 /// Settings or a pretrained model that do not fit the cache, too few ages, a loss that is not finite, files that
@@ -41,7 +51,7 @@ pub fn finetune(
     cache: &Cache,
     from: Option<&Checkpoint>,
     settings: &Finetune,
-    folds: Option<usize>,
+    held_out: HeldOut<'_>,
     device: &Device,
     folder: &Path,
     resume: bool,
@@ -59,13 +69,26 @@ pub fn finetune(
         return Err(Error::Setup(few + " (an `age` column in participants.tsv or in the manifest)"));
     }
     let tuning = Tuning { samples, encoder, from, settings, device, resume };
-    let Some(folds) = folds else {
-        let (rows, held_out, split) = holdout(samples, &aged, &settings.train, folder)?;
-        tuning.fit(&rows, &held_out, split, folder, "fine-tuning")?;
-        return tuning.test(&held_out, None, folder);
+    let split = match held_out {
+        HeldOut::Validation => {
+            let (rows, held_out, split) = holdout(samples, &aged, &settings.train, folder)?;
+            tuning.fit(&rows, &held_out, split, folder, "fine-tuning")?;
+            return tuning.test(&held_out, None, folder);
+        }
+        HeldOut::Folds(folds) => Split::folds(&samples.members(&aged), folds, settings.train.seed)?,
+        HeldOut::Given(assignment, path) => {
+            let split = assignment.split(&samples.members(&aged), path)?;
+            if !assignment.is_folds() {
+                let (rows, watched, hash) = given_parts(samples, &split, &settings.train, true, folder)?;
+                let tested = split.named(TEST).ok_or_else(|| no_part(path, TEST))?;
+                tuning.fit(&rows, &watched, hash, folder, "fine-tuning")?;
+                return tuning.test(&tested, None, folder);
+            }
+            split
+        }
     };
-    let split = Split::folds(&samples.members(&aged), folds, settings.train.seed)?;
     split.write(&folder.join("folds.tsv"))?;
+    let folds = split.parts().len();
     // Everybody is tested, so nobody else is held out unless the last epoch has to be chosen by somebody.
     let validation = if settings.train.patience > 0 { settings.train.validation } else { 0.0 };
     let training = Training { validation, ..settings.train };
@@ -85,6 +108,28 @@ pub fn finetune(
     }
     tested.sort_by_key(|t| t.row);
     Ok(tested)
+}
+
+/// The samples that a split without folds has to learn from and to watch, and its hash. Where no part is to be watched,
+/// that is `training.validation` of the former, or nobody if only the choice of an epoch (`choice`) would need them.
+pub(super) fn given_parts(
+    samples: &Samples<'_>,
+    split: &Split,
+    training: &Training,
+    choice: bool,
+    folder: &Path,
+) -> Result<(Vec<usize>, Vec<usize>, String), Error> {
+    let rows = split.named(TRAIN).ok_or_else(|| Error::Setup(format!("the split has no part {TRAIN}")))?;
+    if let Some(watched) = split.named(VALIDATION) {
+        return Ok((rows, watched, split.hash()));
+    }
+    let validation = if choice && training.patience == 0 { 0.0 } else { training.validation };
+    let (rows, watched, hash) = holdout(samples, &rows, &Training { validation, ..*training }, folder)?;
+    Ok((rows, watched, format!("{} {hash}", split.hash())))
+}
+
+fn no_part(path: &Path, part: &str) -> Error {
+    Error::Setup(format!("{}: no subject is in part {part}", path.display()))
 }
 
 /// Holds out `training.validation` of the subjects of samples `numbers`; writes the split. Returns those to learn from,

@@ -1,10 +1,11 @@
 //! Pretraining: a masked autoencoder on the volumes of a cache.
 use super::checkpoint::{Card, Progress, Task};
 use super::config::{Patches, Pretrain, check_dropout};
+use super::finetune::{given_parts, holdout};
 use super::samples::{Dropout, Samples, Shown};
 use super::session::{Computer, Draw, Job, Session};
-use super::{Error, finetune::holdout, variants::Variants};
-use crate::data::Cache;
+use super::{Error, variants::Variants};
+use crate::data::{Assignment, Cache};
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose, STREAM};
 use crate::model::{Mae, init, mae, mae::Weight};
@@ -13,13 +14,15 @@ use crate::program::{Device, Optimiser};
 use crate::tape::{Tape, Tensor};
 use std::path::Path;
 
-/// Trains a masked autoencoder on `cache` in `folder`, on `device`.
+/// Trains a masked autoencoder on `cache` in `folder`, on `device`: on all scans, or on those that the file at `given`
+/// has in part "train".
 ///
 /// # Errors
 /// Settings that do not fit the cache, a loss that is not finite, files that cannot be written.
 pub fn pretrain(
     cache: &Cache,
     settings: &Pretrain,
+    given: Option<(&Assignment, &Path)>,
     device: &Device,
     folder: &Path,
     resume: bool,
@@ -31,7 +34,18 @@ pub fn pretrain(
     let shares = settings.shares(modalities).map_err(Error::Setup)?;
     let samples = Samples::of(cache, modalities).map_err(Error::Setup)?;
     let all: Vec<usize> = (0..samples.len()).collect();
-    let (learned, watched, split) = holdout(&samples, &all, &settings.train, folder)?;
+    let (learned, watched, split) = match given {
+        None => holdout(&samples, &all, &settings.train, folder)?,
+        Some((assignment, path)) if assignment.is_folds() => {
+            let problem =
+                "has folds; pretraining learns from one part, train: make it with --split holdout:F";
+            return Err(Error::Setup(format!("{} {problem}", path.display())));
+        }
+        Some((assignment, path)) => {
+            let split = assignment.split(&samples.members(&all), path)?;
+            given_parts(&samples, &split, &settings.train, false, folder)?
+        }
+    };
     let batch = settings.train.batch.min(learned.len());
 
     let mut tape = Tape::default();
