@@ -8,8 +8,8 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 /// Fine-tune a pretrained model to predict age, in years.
 ///
 /// Uses the scans of the cache that have an age. With --folds, every subject is held out once, by a model that has
-/// not been trained on it; with --split, whom that file says; without, train.validation of the subjects are. Predictions for held-out scans go to
-/// RUN/predictions.csv, which gyrus evaluate reads. All settings and their defaults: gyrus finetune --defaults.
+/// not been trained on it; with --split, whom that file says; without, train.validation of the subjects are. Predictions
+/// for held-out scans go to RUN/predictions.csv, which gyrus evaluate reads. All settings and their defaults: gyrus finetune --defaults.
 ///
 /// Example: gyrus finetune cache --from runs/mae --folds 5 --out runs/age
 #[derive(Debug, clap::Args)]

@@ -7,7 +7,8 @@ use std::{error::Error, path::PathBuf, process::ExitCode};
 /// Pretrain a masked autoencoder on prepared scans; no ages are needed.
 ///
 /// Writes model.safetensors, last.safetensors (to resume from), config.toml, split.tsv, metrics.jsonl and TensorBoard
-/// events into RUN. With --split, only the subjects in part "train" are seen. All settings and their defaults: gyrus pretrain --defaults.
+/// events into RUN. With --split, only the subjects in part "train" are seen. All settings and their defaults: gyrus
+/// pretrain --defaults.
 ///
 /// Example: gyrus pretrain cache --out runs/mae --set train.epochs=100 --set model.preset=small
 #[derive(Debug, clap::Args)]

@@ -96,14 +96,16 @@ fn structure(scene: &Scene, hat: &[bool]) -> [f64; 2] {
     [lasting.max(0.0).sqrt(), if variance > 0.0 { (lasting / variance).clamp(0.0, 1.0) } else { 0.0 }]
 }
 
-/// QI1 after MRIQC (Mortamet 2009): the share of the hat that lies ten robust standard deviations above the air's median
-/// and holds together when opened by a cross of 7 voxels.
+/// Robust standard deviations over the air's median from which a voxel is no noise (MRIQC).
+const BRIGHT: f64 = 10.0;
+
+/// MRIQC's QI1 (Mortamet 2009): the share of the hat that is far brighter than its noise and holds together when opened
+/// by a cross of 7 voxels.
 fn artefacts(scene: &Scene, hat: &[bool], air: &[f32]) -> f64 {
-    let mut signal: Vec<f32> = air.iter().copied().filter(|v| *v > 0.0).collect();
-    let middle = percentile(&mut signal, 0.5);
-    signal.iter_mut().for_each(|v| *v = (*v - middle as f32).abs());
-    let spread = percentile(&mut signal, 0.5) / 0.674_49;
-    let threshold = (middle + 10.0 * spread) as f32;
+    let mut values: Vec<f32> = air.iter().copied().filter(|v| *v > 0.0).collect();
+    let middle = percentile(&mut values, 0.5) as f32;
+    values.iter_mut().for_each(|v| *v = (*v - middle).abs());
+    let threshold = middle + (BRIGHT * 1.4826 * percentile(&mut values, 0.5)) as f32;
     let bright: Vec<bool> = scene.data.iter().zip(hat).map(|(&v, &h)| h && v > threshold).collect();
     let steps = scene.steps();
     let cross = |of: &[bool], i: usize, wanted: bool| {
