@@ -230,7 +230,8 @@ fn of_subjects(subjects: &BTreeMap<&str, Vec<&Scan>>) -> Vec<String> {
         Range::of(&ages).is_some_and(|s| s.max - s.min > 30.0)
     };
     let mut doubts = Vec::new();
-    let checks: [(&str, &dyn Fn(&Vec<&Scan>) -> bool); 2] =
+    type Check<'a> = &'a dyn Fn(&Vec<&Scan>) -> bool;
+    let checks: [(&str, Check<'_>); 2] =
         [("are both female and male", &sexes), ("have ages more than 30 years apart", &apart)];
     for (what, check) in checks {
         let names: Vec<&str> =

@@ -188,53 +188,6 @@ fn smoothed_noise_has_the_width_of_its_kernel() {
 }
 
 #[test]
-fn every_fault_costs_and_more_of_it_costs_more() {
-    let thresholds = Thresholds::default();
-    // Tissues in shells: mixed voxel by voxel they would be noise themselves.
-    let mut r = random();
-    let clean = volume(HEAD, 3.0, |p| {
-        let tissue = match () {
-            () if ball(p, [12.0, 16.0, 11.0]) => 100.0,
-            () if ball(p, [18.0, 23.0, 16.0]) => 70.0,
-            () if brain(p) => 30.0,
-            () if ball(p, [25.0, 30.0, 23.0]) || within(p, [20..40, 20..45, 0..40]) => 60.0,
-            () => 0.0,
-        };
-        tissue + r.normal()
-    });
-    let brain_mask = mask();
-    let scores = |worsen: &dyn Fn(&Volume, f32) -> Volume| {
-        [0.0, 1.0, 2.0, 3.0].map(|level| {
-            let m = measure(&worsen(&clean, level), Some(brain_mask.clone())).unwrap();
-            thresholds.standing(&m.measures).score
-        })
-    };
-    let with = |v: &Volume, f: &dyn Fn([usize; 3], f32) -> f32| {
-        let mut out = v.clone();
-        for (i, v) in out.data.iter_mut().enumerate() {
-            *v = f([i % 60, i / 60 % 70, i / 4200], *v);
-        }
-        out
-    };
-    let noise = scores(&|v, level| {
-        let mut r = Philox::new(12, Purpose::Test, 0, 0);
-        let mut out = v.clone();
-        out.data.iter_mut().for_each(|v| *v += 5.0 * level * r.normal());
-        out
-    });
-    let field = scores(&|v, level| with(v, &|p, v| v * (0.4 * level * (p[1] as f32 / 35.0 - 1.0)).exp()));
-    let ghost = scores(&|v, level| {
-        with(v, &|p, x| x + 0.1 * level * v.data[p[0] + 60 * ((p[1] + 35) % 70 + 70 * p[2])])
-    });
-    let slab = scores(&|v, level| {
-        with(v, &|p, x| if (50..50 + 4 * level as usize).contains(&p[2]) { 0.0 } else { x })
-    });
-    for (name, s) in [("noise", noise), ("field", field), ("ghost", ghost), ("slab", slab)] {
-        assert!(s.is_sorted_by(|a, b| a > b), "{name}: {s:?}");
-    }
-}
-
-#[test]
 fn thresholds_are_read_as_they_are_printed_and_refused_by_name() {
     let text = toml::to_string(&Thresholds::default()).unwrap();
     assert_eq!(Thresholds::read(&text).unwrap(), Thresholds::default());
