@@ -45,7 +45,7 @@ pub struct Spike {
     pub phase: f64,
 }
 
-/// One distortion with all that was drawn for it; the terms are those of the [recipe](super::recipe).
+/// One distortion with all that was drawn for it; the terms are those of a recipe.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the recipe has the terms")]
