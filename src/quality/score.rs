@@ -64,7 +64,7 @@ pub struct Thresholds {
 
 /// Limits that come with gyrus: (measure, good, bad). `good` is about what sound T1-weighted scans of 1 to 2 mm have,
 /// `bad` where a fault is plain to see; both were set by the spread of sound scans and by what known distortions do to
-/// them, never by ratings.
+/// them, by people who saw how measures agree with ratings of the same heads.
 const LIMITS: [(&str, f64, f64); 23] = [
     ("not_finite", 0.0, 0.01),
     ("clipped", 0.001, 0.02),
