@@ -1,20 +1,16 @@
 //! `gyrus data`: what is found in datasets, splits that runs follow, and what two datasets share.
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
-use assert_cmd::{Command, assert::Assert};
+use assert_cmd::assert::Assert;
 use gyrus::image::{self, Storage};
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 use tempfile::TempDir;
 
-/// Runs `line`, split at blanks, in `folder`.
-fn gyrus(folder: &TempDir, line: &str) -> Assert {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gyrus"));
-    command.current_dir(folder).args(line.split_whitespace()).timeout(Duration::from_secs(120)).assert()
-}
+mod command;
+use command::gyrus;
 
 fn stdout(assert: Assert) -> String {
     String::from_utf8(assert.get_output().stdout.clone()).unwrap()

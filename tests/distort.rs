@@ -1,15 +1,11 @@
 //! `gyrus distort` as a user runs it: deterministic, resumed, refused, and taken by `gyrus prepare`.
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
-use assert_cmd::{Command, assert::Assert};
 use gyrus::image;
-use std::{collections::BTreeMap, fs, path::Path, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, path::PathBuf};
 use tempfile::TempDir;
 
-/// Runs `line`, split at blanks, in `folder`.
-fn gyrus(folder: &TempDir, line: &str) -> Assert {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gyrus"));
-    command.current_dir(folder).args(line.split_whitespace()).timeout(Duration::from_secs(120)).assert()
-}
+mod command;
+use command::gyrus;
 
 /// What a command that fails with `code` says on stderr.
 fn failure(folder: &TempDir, line: &str, code: i32) -> String {

@@ -1,17 +1,14 @@
 //! Several modalities as a user prepares them: synthetic people with T2w and PET, some without, on one grid each.
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
-use assert_cmd::{Command, assert::Assert};
+use assert_cmd::assert::Assert;
 use gyrus::{
     data::{Cache, Visit},
     image::{self, BACKGROUND, Storage},
 };
-use std::{fs, path::Path, time::Duration};
-use tempfile::TempDir;
+use std::{fs, path::Path};
 
-fn gyrus(folder: &TempDir, line: &str) -> Assert {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gyrus"));
-    command.current_dir(folder).args(line.split_whitespace()).timeout(Duration::from_secs(300)).assert()
-}
+mod command;
+use command::gyrus;
 
 fn said(assert: &Assert) -> String {
     let output = assert.get_output();

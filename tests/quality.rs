@@ -113,14 +113,97 @@ fn thresholds_are_printed_changed_and_refused_by_name() {
     assert!(said.contains("participants.tsv") && said.contains("no column \"rated\""), "{said}");
 }
 
+/// Each distortion by itself, and the measure that has to rise with its strength. (Motion: what it leaves in the air rises
+/// no more beyond 7 mm. Cuts: below its widest section a head is narrower again.)
+const FAULTS: [(&str, &str, [f64; 4], &str); 11] = [
+    ("bias", "[bias_field]\nsd = @", [0.1, 0.2, 0.3, 0.4], "bias_field"),
+    ("noise", "[noise]\nsigma = @", [0.02, 0.04, 0.06, 0.08], "noise"),
+    ("fwhm", "[blur]\nfwhm_mm = @", [3.0, 5.0, 7.0, 9.0], "blur"),
+    ("fwhm_ratio", "[anisotropy]\nfactor = @\naxis = \"z\"", [2.0, 3.0, 4.0, 5.0], "thick slices"),
+    (
+        "comb",
+        "[ghosting]\nintensity = @\nghosts = 4\nrestore = 0.02\naxis = \"y\"",
+        [0.2, 0.4, 0.6, 0.8],
+        "ghosts",
+    ),
+    ("efc", "[motion]\nmoves = 3\ndegrees = @\nmm = @\naxis = \"y\"", [2.0, 4.0, 7.0, 10.0], "motion"),
+    ("spike", "[spikes]\ncount = 1\nintensity = @\nwavelength_mm = 20", [0.5, 1.0, 2.0, 3.0], "a spike"),
+    ("fwhm_z", "[gibbs]\nmm = @\naxis = \"z\"", [4.0, 5.0, 7.0, 9.0], "ringing"),
+    ("missing_slices", "[slab_loss]\nfraction = @\naxis = \"z\"", [0.1, 0.2, 0.3, 0.4], "a lost slab"),
+    ("cut_area", "[truncation]\nmm = @\nsides = [\"top\"]", [10.0, 20.0, 30.0, 40.0], "a cut field of view"),
+    ("cut_area", "[wrap_around]\nmm = @\nsides = [\"back\"]", [10.0, 20.0, 30.0, 40.0], "wrap-around"),
+];
+
 #[test]
-fn on_real_heads_the_score_agrees_with_people() {
+fn every_distortion_moves_the_measure_that_it_should() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    gyrus(here, &["phantom", "--out", "heads", "--subjects", "5", "--spacing", "2.5"]).success();
+    let median = |dataset: &str, measure: &str| {
+        gyrus(here, &["qc", dataset, "--out", "qc"]).success();
+        let rows = table(&here.join("qc/qc.tsv"));
+        let mut values: Vec<f64> = rows.iter().map(|r| r[measure].parse().unwrap()).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    for (measure, recipe, strengths, what) in FAULTS {
+        let mut values = vec![median("heads", measure)];
+        for strength in strengths {
+            fs::write(here.join("recipe.toml"), recipe.replace('@', &format!("{strength:?}"))).unwrap();
+            gyrus(here, &["distort", "heads", "--recipe", "recipe.toml", "--out", "worse"]).success();
+            values.push(median("worse", measure));
+            fs::remove_dir_all(here.join("worse")).unwrap();
+        }
+        assert!(values.is_sorted_by(|a, b| a < b), "{what}: {measure} {values:?}");
+    }
+}
+
+/// The real heads beside the checkout; a printed line where they are not.
+fn real_heads() -> Option<PathBuf> {
     let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared");
     let data = std::env::var_os("GYRUS_SHARED").map_or_else(beside, PathBuf::from).join("data/ixi-2mm");
     if !data.is_dir() {
         println!("skipped: {} is not there", data.display());
-        return;
+        return None;
     }
+    Some(data)
+}
+
+/// The area under the curve by level, of the score of sixteen heads against those of their distorted copies.
+#[test]
+fn distorted_real_heads_score_lower_at_every_level() {
+    let Some(data) = real_heads() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let masks = fs::read_dir(data.join("derivatives")).unwrap().next().unwrap().unwrap().file_name();
+    let masks = Path::new("derivatives").join(masks);
+    fs::create_dir_all(here.join("few").join(&masks)).unwrap();
+    let mut subjects: Vec<_> = fs::read_dir(&data).unwrap().map(|e| e.unwrap().file_name()).collect();
+    subjects.retain(|name| name.to_string_lossy().starts_with("sub-"));
+    subjects.sort();
+    for subject in &subjects[..16] {
+        for inside in [Path::new("").join(subject), masks.join(subject)] {
+            std::os::unix::fs::symlink(data.join(&inside), here.join("few").join(&inside)).unwrap();
+        }
+    }
+    let scores = |dataset: &str| -> Vec<f64> {
+        gyrus(here, &["qc", dataset, "--out", "qc"]).success();
+        table(&here.join("qc/qc.tsv")).iter().map(|r| r["score"].parse().unwrap()).collect()
+    };
+    let clean = scores("few");
+    for (level, least) in [("1", 0.7), ("2", 0.85), ("3", 0.95), ("4", 0.99)] {
+        gyrus(here, &["distort", "few", "--level", level, "--seed", "5", "--out", level]).success();
+        let worse = scores(level);
+        let pairs = clean.iter().flat_map(|c| worse.iter().map(move |w| (c, w)));
+        let above = pairs.map(|(c, w)| if c > w { 1.0 } else { 0.5 * f64::from(u8::from(c == w)) });
+        let area = above.sum::<f64>() / (clean.len() * worse.len()) as f64;
+        assert!(area >= least, "level {level}: {area}");
+    }
+}
+
+#[test]
+fn on_real_heads_the_score_agrees_with_people() {
+    let Some(data) = real_heads() else { return };
     let folder = tempfile::tempdir().unwrap();
     let data = data.to_str().unwrap();
     gyrus(folder.path(), &["qc", data, "--out", "qc", "--column", "quality_rating"]).success();

@@ -2,6 +2,7 @@
 //! `f64`, kernels against definitions, faults planted on purpose, and whole
 //! training steps against another implementation's.
 pub mod case;
+mod composed;
 pub mod conformance;
 pub mod controls;
 pub mod gradcheck;

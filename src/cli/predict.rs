@@ -1,5 +1,5 @@
 //! `gyrus predict`: brain ages of new scans.
-use super::{device::Device, inputs::Inputs, prepare::list};
+use super::{device::Device, inputs::Inputs, prepare::list, run_folder};
 use crate::program;
 use crate::{
     study::{predictions, predictions::Prediction},
@@ -100,13 +100,11 @@ struct Model {
 
 /// The model at `path`, or those of all folds of a cross-validated run.
 fn models(path: &Path, device: &program::Device) -> Result<Vec<Model>, Box<dyn Error>> {
-    let folds: Vec<PathBuf> =
-        (1..).map(|fold| path.join(format!("fold-{fold}"))).take_while(|folder| folder.is_dir()).collect();
-    if !folds.is_empty() && !path.join("predictions.csv").exists() {
+    let paths = run_folder::models(path);
+    if paths[0] != path && !path.join("predictions.csv").exists() {
         let path = path.display();
         return Err(format!("{path}: its cross-validation is unfinished; finish it with --resume").into());
     }
-    let paths = if folds.is_empty() { vec![path.to_owned()] } else { folds };
     paths.iter().map(|path| model(path, device)).collect()
 }
 

@@ -1,7 +1,7 @@
 //! `gyrus qc`: what scans are worth, measured.
 use super::qc_table::{self, Row};
 use crate::{
-    data::{self, Found, Member as Person, Ratings, Scan, Skipped, Split},
+    data::{self, Found, Member as Person, Ratings, Scan, Skipped, Split, T1W},
     error::{OnFile, chain},
     file::write_bytes,
     image::{self, orientation::to_ras},
@@ -133,7 +133,7 @@ fn find(args: &Args) -> Result<Rated, Box<dyn Error>> {
     let mut seen = HashSet::new();
     let (mut scans, mut ratings) = (Vec::new(), Vec::new());
     for input in &args.inputs {
-        let found = match data::scans(input, &["T1w".into()]) {
+        let found = match data::scans(input, &[T1W.into()]) {
             // A file that is missing or damaged must not stop the others: reading it will say what it is.
             Err(_) if is_image(input) => vec![Scan::unknown(input.clone())],
             other => {

@@ -83,6 +83,13 @@ pub(super) fn given_split(folder: &Path) -> Result<Option<(Assignment, PathBuf)>
     Ok(kept.exists().then(|| Assignment::read(&kept)).transpose()?.map(|assignment| (assignment, kept)))
 }
 
+/// The folders of the models of the run `path`: of all folds where it is a cross-validation, or else itself.
+pub(super) fn models(path: &Path) -> Vec<PathBuf> {
+    let folds = (1..).map(|fold| path.join(format!("fold-{fold}"))).take_while(|folder| folder.is_dir());
+    let folds: Vec<PathBuf> = folds.collect();
+    if folds.is_empty() { vec![path.to_owned()] } else { folds }
+}
+
 fn create(folder: &Path) -> Result<(), FileError> {
     fs::create_dir_all(folder).on_file("create", folder)
 }

@@ -1,4 +1,5 @@
 //! What a path stands for where datasets, caches and runs are compared.
+use super::run_folder;
 use crate::{
     data::{self, Cache, Contents, Identities, Persons, Scan},
     train::Checkpoint,
@@ -114,11 +115,8 @@ fn each<T: Sync, U: Send>(items: &[T], look: impl Fn(&T) -> U + Sync) -> Vec<U> 
 
 /// The subjects that the model in `path`, or those of all folds, and the one it began with, were trained on.
 fn trained_on(path: &Path) -> Result<BTreeSet<String>, Box<dyn Error>> {
-    let folds: Vec<PathBuf> =
-        (1..).map(|fold| path.join(format!("fold-{fold}"))).take_while(|folder| folder.is_dir()).collect();
-    let models = if folds.is_empty() { vec![path.to_owned()] } else { folds };
     let mut subjects = BTreeSet::new();
-    for model in models {
+    for model in run_folder::models(path) {
         let data = Checkpoint::read(&model)?.card.data;
         subjects.extend(data.subjects.into_iter().chain(data.pretrained_on));
     }

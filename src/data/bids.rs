@@ -12,6 +12,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// The name of an image without what its kind of file adds.
+pub fn stem(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let ends = [".gz", ".nii", ".hdr", ".img"];
+    ends.iter().fold(&*name, |n, end| n.strip_suffix(end).unwrap_or(n)).to_owned()
+}
+
 /// A BIDS file name taken apart: `sub-01_run-2_T1w.nii.gz` has entities sub = 01 and run = 2, and suffix T1w.
 #[derive(Clone, Debug)]
 pub(super) struct Name {
@@ -22,9 +29,7 @@ pub(super) struct Name {
 
 impl Name {
     pub(super) fn of(path: &Path) -> Name {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let ends = [".gz", ".nii", ".hdr", ".img"];
-        let stem = ends.iter().fold(&*name, |n, end| n.strip_suffix(end).unwrap_or(n)).to_owned();
+        let stem = stem(path);
         let (mut entities, mut suffix) = (Vec::new(), String::new());
         for piece in stem.split('_') {
             match piece.split_once('-') {
@@ -186,7 +191,8 @@ pub(super) fn files(folder: &Path, wanted: impl Fn(&Name) -> bool) -> Result<Vec
     Ok(list(folder)?.into_iter().filter(keep).collect())
 }
 
-fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+/// What lies in `folder`, sorted; nothing if there is no such folder.
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     if !folder.is_dir() {
         return Ok(Vec::new());
     }

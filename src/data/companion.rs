@@ -2,9 +2,9 @@
 //! reference region.
 use super::{
     Error,
-    bids::Name,
+    bids::{Name, list, stem},
     index::Reference,
-    prepare::{Wanted, prepare_scan},
+    prepare::{Wanted, prepare_volume},
     scan::{Found, Scan, is_nifti, scans},
     visit::T1W,
 };
@@ -28,8 +28,8 @@ pub(super) struct Fixed {
 
 impl Fixed {
     pub(super) fn read(scan: &Scan, settings: &Preprocessing) -> Result<Fixed, Error> {
-        let prepared = prepare_scan(scan, settings)?;
         let (_, volume) = image::read(&scan.path)?;
+        let prepared = prepare_volume(volume.clone(), scan, settings)?;
         Ok(Fixed { volume, prepared })
     }
 }
@@ -87,7 +87,7 @@ fn read_pet(path: &Path) -> Result<(Volume, Vec<String>), Error> {
 
 /// The `.json` that belongs to the image `path`.
 pub(super) fn sidecar(path: &Path) -> PathBuf {
-    path.with_file_name(format!("{}.json", Name::of(path).stem))
+    path.with_file_name(format!("{}.json", stem(path)))
 }
 
 fn frame_durations(path: &Path) -> Result<Option<Vec<f64>>, Error> {
@@ -124,8 +124,8 @@ pub(super) fn reference_mask(scan: &Scan, anchor: &Scan, wanted: &Wanted) -> Res
         };
         is_nifti(path) && name.stem.ends_with("_mask") && name.entity("label") == Some(label) && same("sub")
     };
-    for folder in folders.filter(|f| f.is_dir()) {
-        if let Some(mask) = files(&folder)?.into_iter().find(suits) {
+    for folder in folders {
+        if let Some(mask) = list(&folder)?.into_iter().find(suits) {
             return Ok(Some(mask));
         }
     }
@@ -158,16 +158,6 @@ pub(super) fn scans_of(dataset: &Path, modalities: &[String]) -> Result<Found, E
     let order = |s: &Scan| modalities.iter().position(|m| *m == s.modality);
     found.scans.sort_by_cached_key(|s| (s.subject.clone(), s.session.clone(), order(s), s.path.clone()));
     Ok(found)
-}
-
-/// What lies in `folder`, sorted.
-fn files(folder: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut paths = Vec::new();
-    for entry in fs::read_dir(folder).on_file("read", folder)? {
-        paths.push(entry.on_file("read", folder)?.path());
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! `scans.tsv` of a cache: a line for each volume, readable by people and by any table reader.
-use super::{Error, fingerprint::Traits, scan::Scan, split::Member, table::Ages, table::Row, table::Table};
+use super::{Error, fingerprint::Traits, scan::Scan, table::Ages, table::Row, table::Table};
 use crate::image::{Affine, Alignment, IDENTITY, Stats};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -44,13 +44,6 @@ pub struct Reference {
     pub region: bool,
     /// The mean, in the file's units.
     pub mean: f64,
-}
-
-impl IndexRow {
-    /// This scan as a member of a split.
-    pub fn member(&self) -> Member<'_> {
-        Member { row: self.row, subject: &self.scan.subject, age: self.scan.age }
-    }
 }
 
 /// What was found while a scan was prepared.

@@ -28,6 +28,7 @@ mod visit;
 
 pub use assignment::{Assignment, Parts, TEST, TRAIN, VALIDATION};
 pub use augment::{Augment, Variant};
+pub use bids::stem;
 pub use cache::{Cache, Skipped};
 pub use contents::Contents;
 pub use error::Error;
@@ -41,4 +42,4 @@ pub use ratings::Ratings;
 pub use scan::{Found, Scan, Sex, all_scans, is_nifti, scans};
 pub use split::{Member, Split};
 pub use survey::{Range, Survey};
-pub use visit::Visit;
+pub use visit::{T1W, Visit};

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{FileError, OnFile, chain},
     file::{write_bytes, write_whole},
-    image::{self, Alignment, BACKGROUND, PET_SCALE, Prepared, Preprocessing, is_quantitative},
+    image::{self, Alignment, BACKGROUND, PET_SCALE, Prepared, Preprocessing, Volume, is_quantitative},
 };
 use half::f16;
 use rayon::prelude::*;
@@ -80,7 +80,15 @@ pub struct Report {
 /// # Errors
 /// Files that cannot be read or are no usable images; see [`image::preprocess`].
 pub fn prepare_scan(scan: &Scan, settings: &Preprocessing) -> Result<Prepared, Error> {
-    let (_, volume) = image::read(&scan.path)?;
+    prepare_volume(image::read(&scan.path)?.1, scan, settings)
+}
+
+/// The same for a scan whose image has been read.
+pub(super) fn prepare_volume(
+    volume: Volume,
+    scan: &Scan,
+    settings: &Preprocessing,
+) -> Result<Prepared, Error> {
     let mask = scan.mask.as_ref().map(|path| image::read(path)).transpose()?;
     image::preprocess(volume, mask.map(|(_, mask)| mask), settings)
         .map_err(|source| Error::Scan { path: scan.path.clone(), source })

@@ -2,7 +2,7 @@
 //!
 //! All scans of one subject, over sessions, runs and modalities, go into one part: a model that has seen a person
 //! recognises that person, which looks like skill on a held-out scan and is none.
-use super::{Error, Scan};
+use super::Error;
 use crate::file::write_bytes;
 use crate::machine::philox::{Philox, Purpose};
 use std::{collections::HashMap, path::Path};
@@ -16,13 +16,6 @@ pub struct Member<'a> {
     pub subject: &'a str,
     /// Age in years, where known.
     pub age: Option<f32>,
-}
-
-impl<'a> Member<'a> {
-    /// The scan in this row.
-    pub fn of(row: usize, scan: &'a Scan) -> Self {
-        Member { row, subject: &scan.subject, age: scan.age }
-    }
 }
 
 /// Which scans are in which part.

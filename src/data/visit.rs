@@ -2,7 +2,7 @@
 use super::{index::IndexRow, scan::Scan};
 
 /// The modality whose brain and grid all others of a visit are brought to.
-pub(super) const T1W: &str = "T1w";
+pub const T1W: &str = "T1w";
 
 /// What a cache has of one subject at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]

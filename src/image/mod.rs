@@ -57,7 +57,7 @@ fn spacing(affine: &[[f64; 4]; 4]) -> [f64; 3] {
 }
 
 /// How many values satisfy a condition. Counted in pieces, whose 32-bit sums fill a vector register.
-fn count(values: &[f32], condition: impl Fn(f32) -> bool) -> usize {
+pub(crate) fn count(values: &[f32], condition: impl Fn(f32) -> bool) -> usize {
     values
         .chunks(1 << 12)
         .map(|piece| piece.iter().map(|&v| u32::from(condition(v))).sum::<u32>() as usize)
@@ -89,6 +89,15 @@ pub enum Error {
         count: usize,
         /// Of how many.
         total: usize,
+    },
+    /// Intensities that are no longer the scanner's.
+    #[error(
+        "{percent:.0} % of the voxels are below 0: the image was normalised, and what a scanner adds to an image can no \
+         longer be told; give it as the scanner wrote it"
+    )]
+    Negative {
+        /// The share of all voxels.
+        percent: f64,
     },
     /// Preprocessing that cannot be carried out, whatever the image.
     #[error("preprocessing.{key}: {reason}")]

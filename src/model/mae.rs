@@ -7,8 +7,10 @@
 //! modality that is missing has no tokens, so sequences differ in length (as in MultiMAE, Bachmann et al. 2022).
 use super::vit::{self, Encoder, Shape, Visible};
 use crate::image::is_quantitative;
+use crate::machine::{Real, cuda};
 use crate::ops::{self, reconstruction_loss::ReconstructionLoss};
-use crate::tape::{Tape, Tensor};
+use crate::program::Machine;
+use crate::tape::{Role, Tape, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// A masked autoencoder.
@@ -72,6 +74,22 @@ pub struct Recorded {
     pub losses: Vec<ReconstructionLoss>,
 }
 
+impl Inputs {
+    /// Lets all patches count the same whose weights no operation writes.
+    ///
+    /// # Errors
+    /// What a device says.
+    pub fn fill_weights<M: Machine + ?Sized>(&self, machine: &mut M) -> cuda::Result<()> {
+        for weight in self.targets.iter().map(|target| target.weight) {
+            if machine.tape().info(weight).role == Role::Input {
+                let ones = vec![M::Real::ONE; machine.tape().len(weight)];
+                machine.write(weight, &ones)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Mae {
     /// Patches in the volumes of a head, L.
     pub fn tokens(&self) -> usize {
@@ -98,8 +116,8 @@ impl Mae {
         }
     }
     /// Records random masks of `volume`, drawn from `streams: [B, 6]`. `states: [B, L]` say what may become of patches
-    /// ([`TokenState`](crate::ops::masking::TokenState)); several modalities need them. Weights that are
-    /// [`Weight::Uniform`] of one modality without states are an input of ones.
+    /// ([`TokenState`](crate::ops::masking::TokenState)); several modalities need them.
+    /// [`Inputs::fill_weights`] has to be called once on a machine that is made of this.
     pub fn masked(
         &self,
         t: &mut Tape,
@@ -125,12 +143,12 @@ impl Mae {
             }
             Some(lengths) => {
                 let lengths = [lengths.visible, lengths.total];
-                let of_modality = |(modality, _)| {
+                let of_modality = |modality| {
                     let removed = ops::removed_of_modality(t, masks.ids_shuffle, lengths, prefix, modality);
                     let weight = foreground(t, removed.ids, Some(removed.weight));
                     Target { ids: removed.ids, places: Some(removed.places), weight }
                 };
-                self.encoder.parts("").map(of_modality).collect()
+                self.encoder.numbered().map(of_modality).collect()
             }
         };
         let visible = masks.lengths.map(|l| l.visible);
@@ -172,8 +190,11 @@ impl Mae {
         let picked: Vec<Tensor> = inputs.targets.iter().map(pick).collect();
         let normed = vit::norm_each(t, "decoder_norm", &picked);
         let values = self.encoder.patches().values();
-        let heads = normed.into_iter().zip(self.encoder.parts("decoder_pred"));
-        heads.map(|(x, (_, name))| vit::linear(t, &name, x, values)).collect()
+        let head = |(x, modality)| {
+            let name = self.encoder.part_of("decoder_pred", modality);
+            vit::linear(t, &name, x, values)
+        };
+        normed.into_iter().zip(self.encoder.numbered()).map(head).collect()
     }
     fn forward_loss(&self, t: &mut Tape, preds: &[Tensor], inputs: &Inputs) -> Vec<ReconstructionLoss> {
         let loss = |(modality, (&pred, target)): (usize, (&Tensor, &Target))| {

@@ -58,11 +58,17 @@ impl Encoder {
     pub fn prefix(&self) -> usize {
         usize::from(self.cls_token)
     }
-    /// Each modality with the name of its part of a layer: `layer` itself where there is one.
-    pub fn parts<'a>(&'a self, layer: &'a str) -> impl Iterator<Item = (Modality, String)> + 'a {
+    /// Its modalities, by number.
+    pub fn numbered(&self) -> impl Iterator<Item = Modality> + use<> {
         let of = self.modalities.len();
-        let name = move |m: &String| if of == 1 { layer.to_owned() } else { format!("{layer}.{m}") };
-        (0..of).map(move |number| (Modality { number, of }, name(&self.modalities[number])))
+        (0..of).map(move |number| Modality { number, of })
+    }
+    /// The name of a modality's part of `layer`: its own where there is one modality.
+    pub fn part_of(&self, layer: &str, modality: Modality) -> String {
+        match modality.of {
+            1 => layer.to_owned(),
+            _ => format!("{layer}.{}", self.modalities[modality.number]),
+        }
     }
     /// Records which of the patches `ids_shuffle: [B, L]`, of which the first `kept` may be visible, are of each
     /// modality. `length` is that of [`Visible`].
@@ -72,8 +78,8 @@ impl Encoder {
             (self.modalities.len() > 1).then(|| length.expect("several modalities differ in length"));
         let of_modality = several.map_or(Vec::new(), |length| {
             let part =
-                |(modality, _)| ops::kept_of_modality(t, ids_shuffle, length, self.prefix(), modality, kept);
-            self.parts("").map(part).collect()
+                |modality| ops::kept_of_modality(t, ids_shuffle, length, self.prefix(), modality, kept);
+            self.numbered().map(part).collect()
         });
         Visible { ids, length, of_modality }
     }
@@ -94,7 +100,8 @@ impl Encoder {
     /// The bias of a modality's patch embedding is what all of its tokens have in common: its modality embedding.
     pub fn record(&self, t: &mut Tape, volume: Tensor, visible: &Visible, drops: &[Tensor]) -> Tensor {
         let (p, dim) = (self.patch, self.shape.dim);
-        let embeddings = self.parts("patch_embed").map(|(modality, name)| {
+        let embeddings = self.numbered().map(|modality| {
+            let name = self.part_of("patch_embed", modality);
             let w = t.param(format!("{name}.proj.weight"), &[dim, 1, p, p, p]);
             let b = t.param(format!("{name}.proj.bias"), &[dim]);
             match visible.of_modality.get(modality.number) {

@@ -2,6 +2,7 @@
 //! computes is what every machine is held to.
 pub mod add;
 pub mod age_loss;
+pub mod append_mask_tokens;
 pub mod attention;
 pub mod augment;
 pub mod copy;
@@ -21,6 +22,7 @@ mod weight_grad;
 
 pub use add::add;
 pub use age_loss::{AgeLoss, Bins, age_loss};
+pub use append_mask_tokens::append_mask_tokens;
 pub use attention::attention;
 pub use augment::augment;
 pub use copy::copy;
@@ -33,7 +35,7 @@ pub use modality::{Modality, kept_of_modality, removed_of_modality};
 pub use patch_embed::patch_embed;
 pub use patches::Patches;
 pub use reconstruction_loss::{normalise_patch, reconstruction_loss};
-pub use tokens::{append_mask_tokens, embed_tokens, gather_tokens, last_tokens};
+pub use tokens::{embed_tokens, gather_tokens, last_tokens};
 
 use crate::machine::Real;
 use multiversion::multiversion;

@@ -35,8 +35,14 @@ pub struct Measured {
 /// Measures a scan that is seen as RAS ([`image::orientation::to_ras`]). `mask` covers the brain (values above 0.5).
 ///
 /// # Errors
-/// A mask of another scan; an image in which nothing stands out, or all voxels are the same.
+/// A mask of another scan; an image in which nothing stands out, or all voxels are the same; one that was normalised, so
+/// that more than 5 % of its voxels are below 0.
 pub fn measure(volume: &Volume, mask: Option<Volume>) -> Result<Measured, image::Error> {
+    // A few are what interpolation leaves.
+    let below = 100.0 * image::count(&volume.data, |v| v < 0.0) as f64 / volume.data.len() as f64;
+    if below > 5.0 {
+        return Err(image::Error::Negative { percent: below });
+    }
     let mut measures = Measures::default();
     let mut scene = scene::Scene::new(volume, mask, &mut measures)?;
     let gone = coverage::measure(&scene, &mut measures);

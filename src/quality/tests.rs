@@ -29,7 +29,8 @@ fn brain(p: [usize; 3]) -> bool {
     ball(p, [21.0, 26.0, 19.0])
 }
 
-/// A head of 3 mm voxels: tissues of 30, 70 and 100 with an SD of 5, a scalp of 60 and air with an SD of 2.
+/// A head of 3 mm voxels: tissues of 30, 70 and 100 with an SD of 5, a scalp of 60, and air of Rayleigh noise as magnitude images
+/// have it: normal noise with an SD of 2 in both channels.
 fn head(face: bool) -> Volume {
     let mut r = random();
     volume(HEAD, 3.0, |p| {
@@ -42,7 +43,7 @@ fn head(face: bool) -> Volume {
         } else if ball(p, [25.0, 30.0, 23.0]) || neck || nose {
             60.0 + 5.0 * n
         } else {
-            2.0 * n
+            2.0 * n.hypot(r.normal())
         }
     })
 }
@@ -66,19 +67,28 @@ fn tissues_have_the_ratios_they_were_made_with() {
         ("cjv", 10.0 / 30.0),
         ("contrast", 0.3),
         ("cnr_tissue", 30.0 / 50.0_f64.sqrt()),
-        ("cnr", 30.0 / 54.0_f64.sqrt()),
+        ("cnr", 30.0 / (50.0 + (2.0 * RAYLEIGH_SD).powi(2)).sqrt()),
         ("fraction_gm", 0.4),
-        ("air_sd", 0.02),
-        ("snr_dietrich", RAYLEIGH_OF_MAD / 2.0 * 100.0),
+        ("air_sd", 0.02 * RAYLEIGH_SD),
+        ("snr_dietrich", RAYLEIGH_SD / (2.0 * RAYLEIGH_MAD) * 100.0),
     ];
     for (name, value) in expected {
         approx::assert_relative_eq!(get(&m, name), value, max_relative = 0.04);
     }
-    assert!(get(&m, "air_coherence") < 0.02 && get(&m, "qi1") < 0.02);
+    assert!(get(&m, "air_coherence") < 0.02 && get(&m, "qi1") < 1e-3);
 }
 
-/// 0.6551364 over the MAD of a normal distribution of SD 1.
-const RAYLEIGH_OF_MAD: f64 = 0.655_136_4 / 0.674_49;
+/// SD, and median distance from the median, of Rayleigh noise that came from normal noise of SD 1.
+const RAYLEIGH_SD: f64 = 0.655_136_4;
+const RAYLEIGH_MAD: f64 = 0.448_453;
+
+#[test]
+fn what_was_normalised_is_refused() {
+    let mut shifted = head(true);
+    shifted.data.iter_mut().for_each(|v| *v -= 50.0);
+    let refused = measure(&shifted, Some(mask())).unwrap_err().to_string();
+    assert!(refused.contains("of the voxels are below 0: the image was normalised"), "{refused}");
+}
 
 #[test]
 fn a_head_without_a_face_is_defaced_and_one_without_a_mask_is_measured_in_its_core() {
@@ -122,7 +132,7 @@ fn cuts_gaps_holes_and_sides_are_as_large_as_they_are() {
     let hole = |p| within(p, [10..15, 20..25, 30..36]);
     let inside = |p| solid(p) && !hole(p);
     let m = boxed(
-        |p| if inside(p) && !(40..44).contains(&p[2]) { 100.0 + r.normal() } else { 0.2 * r.normal() },
+        |p| if inside(p) && !(40..44).contains(&p[2]) { 100.0 + r.normal() } else { 0.2 * r.normal().abs() },
         inside,
     );
     assert_eq!(get(&m, "cut_left"), 40.0 * 40.0 * 0.04);

@@ -6,7 +6,7 @@ use super::infer::AgePredictor;
 use super::readout::{self, Readout};
 use super::samples::{Dropout, Samples};
 use super::schedule::layer_scale;
-use super::session::{Computer, Draw, Job, Session};
+use super::session::{Computer, Draw, Job, Losses, Session};
 use super::variants::Variants;
 use crate::data::{Assignment, Cache, Split, TEST, TRAIN, VALIDATION};
 use crate::error::OnFile;
@@ -334,8 +334,9 @@ impl Job for Finetuning<'_> {
         }
         Ok(())
     }
-    fn sample_losses(&self, machine: &Computer) -> cuda::Result<Vec<f64>> {
-        Ok(machine.read(self.recorded.loss.per_sample)?.into_iter().map(f64::from).collect())
+    fn losses(&self, machine: &Computer) -> cuda::Result<Losses> {
+        let samples = machine.read(self.recorded.loss.per_sample)?.into_iter().map(f64::from).collect();
+        Ok(Losses { samples, parts: Vec::new() })
     }
     fn card(&self, progress: Progress) -> Card {
         let task = Task::BrainAge { encoder: self.encoder.clone(), head: self.head };

@@ -3,12 +3,12 @@ use super::checkpoint::{Card, Progress, Task};
 use super::config::{Patches, Pretrain, check_dropout};
 use super::finetune::{given_parts, holdout};
 use super::samples::{Dropout, Samples, Shown};
-use super::session::{Computer, Draw, Job, Session};
+use super::session::{Computer, Draw, Job, Losses, Session};
 use super::{Error, variants::Variants};
 use crate::data::{Assignment, Cache};
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose, STREAM};
-use crate::model::{Mae, init, mae, mae::Weight};
+use crate::model::{Mae, init, mae};
 use crate::ops;
 use crate::program::{Device, Optimiser};
 use crate::tape::{Tape, Tensor};
@@ -67,9 +67,7 @@ pub fn pretrain(
         .machine(tape, &[optimiser.kept(), read].concat())
         .map_err(|error| Error::of_machine(error, batch))?;
     machine.load(&first)?;
-    if settings.weight == Weight::Uniform && states.is_none() {
-        machine.write(inputs.targets[0].weight, &vec![1.0; batch * (mae.tokens() - mae.kept())])?;
-    }
+    inputs.fill_weights(&mut *machine)?;
 
     let job = Pretraining {
         samples,
@@ -146,30 +144,27 @@ impl Job for Pretraining<'_> {
         }
         self.variants.fill(machine, &self.samples, numbers, &self.settings.augment, seed, draw)
     }
-    /// The weighted mean over the modalities that a sample has.
-    fn sample_losses(&self, machine: &Computer) -> cuda::Result<Vec<f64>> {
+    /// Of a sample the weighted mean over the modalities that it has.
+    fn losses(&self, machine: &Computer) -> cuda::Result<Losses> {
         let modalities = 0..self.shares.len();
         let each = modalities.map(|m| self.losses_in(machine, m)).collect::<cuda::Result<Vec<_>>>()?;
-        let mean = |sample: usize| {
+        let of_sample = |sample: usize| {
             let there = || each.iter().zip(&self.shares).filter_map(|(l, share)| Some((l[sample]?, share)));
             let total: f64 = there().map(|(_, share)| share).sum();
             let sum: f64 = there().map(|(loss, share)| loss * share).sum();
             if total > 0.0 { sum / total } else { 0.0 }
         };
-        Ok((0..each[0].len()).map(mean).collect())
-    }
-    fn parts(&self, machine: &Computer) -> cuda::Result<Vec<(String, f64)>> {
-        if self.shares.len() == 1 {
-            return Ok(Vec::new());
+        let samples = (0..each[0].len()).map(of_sample).collect();
+        if each.len() == 1 {
+            return Ok(Losses { samples, parts: Vec::new() });
         }
-        let mut parts = Vec::new();
-        for (m, modality) in self.mae.encoder.modalities.iter().enumerate() {
-            let there: Vec<f64> = self.losses_in(machine, m)?.into_iter().flatten().collect();
-            if !there.is_empty() {
-                parts.push((format!("loss/{modality}"), there.iter().sum::<f64>() / there.len() as f64));
-            }
-        }
-        Ok(parts)
+        let part = |(modality, losses): (&String, &Vec<Option<f64>>)| {
+            let there: Vec<f64> = losses.iter().flatten().copied().collect();
+            let mean = there.iter().sum::<f64>() / there.len() as f64;
+            (!there.is_empty()).then(|| (format!("loss/{modality}"), mean))
+        };
+        let parts = self.mae.encoder.modalities.iter().zip(&each).filter_map(part).collect();
+        Ok(Losses { samples, parts })
     }
     fn card(&self, progress: Progress) -> Card {
         let task = Task::Pretraining(self.mae.clone());

@@ -56,9 +56,7 @@ impl Reconstructor {
         let targets = inputs.targets.iter().flat_map(|target| [target.ids, target.weight]);
         let mut machine = device.machine(tape, &preds.iter().copied().chain(targets).collect::<Vec<_>>())?;
         checkpoint.load_into(&mut *machine, &[])?;
-        if shown.is_none() {
-            machine.write(inputs.targets[0].weight, &vec![1.0; mae.tokens() - mae.kept()])?;
-        }
+        inputs.fill_weights(&mut *machine)?;
         Ok(Reconstructor { machine, streams, shown, inputs, preds, mae })
     }
 

@@ -79,10 +79,7 @@ impl<'a> Samples<'a> {
     }
     /// Samples as members of a split.
     pub fn members(&self, numbers: &[usize]) -> Vec<Member<'a>> {
-        let member = |&row: &usize| {
-            let scan = self.scan(row);
-            Member { row, age: self.age(row), ..Member::of(row, scan) }
-        };
+        let member = |&row: &usize| Member { row, subject: &self.scan(row).subject, age: self.age(row) };
         numbers.iter().map(member).collect()
     }
     /// The subjects of `numbers`, each once, sorted.

@@ -11,6 +11,7 @@ use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
 use crate::program::{Arrays, Machine, Optimiser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -27,18 +28,23 @@ pub enum Draw {
 /// A machine as training sees it.
 pub type Computer = dyn Machine<Real = f32>;
 
+/// The losses of a batch.
+#[derive(Clone, Debug)]
+pub struct Losses {
+    /// Of each sample.
+    pub samples: Vec<f64>,
+    /// Parts of their mean that are logged by themselves, by name.
+    pub parts: Vec<(String, f64)>,
+}
+
 /// What differs between pretraining and fine-tuning.
 pub trait Job {
     /// What is trained on.
     fn samples(&self) -> &Samples<'_>;
     /// Fills the inputs with these samples, as many as the batch holds.
     fn fill(&self, machine: &mut Computer, numbers: &[usize], draw: Draw) -> cuda::Result<()>;
-    /// The loss of each sample of the batch, as the last run left it.
-    fn sample_losses(&self, machine: &Computer) -> cuda::Result<Vec<f64>>;
-    /// The parts of the loss that are logged by themselves, by name.
-    fn parts(&self, _: &Computer) -> cuda::Result<Vec<(String, f64)>> {
-        Ok(Vec::new())
-    }
+    /// The losses of the batch, as the last run left them.
+    fn losses(&self, machine: &Computer) -> cuda::Result<Losses>;
     /// What a model file of this run says of itself.
     fn card(&self, progress: Progress) -> Card;
     /// What a model file holds beside the network's weights.
@@ -151,7 +157,7 @@ impl Session<'_> {
         for _ in 0..updates {
             let (step, start) = (progress.steps, Instant::now());
             let rate = learning_rate(step, total, warmup, training.lr, training.min_lr);
-            let mut loss = 0.0;
+            let (mut loss, mut parts) = (0.0, BTreeMap::<String, Vec<f64>>::new());
             for batch in 0..training.accumulate {
                 let numbers = batches.next().expect("as many as the epoch needs");
                 let draw = Draw::Learn(step * training.accumulate as u64 + batch as u64);
@@ -166,11 +172,13 @@ impl Session<'_> {
                     let samples = self.job.samples();
                     machine.prefetch_stored(samples.cache, &samples.rows_of(next))?;
                 }
-                loss += self.finite_loss(machine, &numbers, step)? / training.accumulate as f64;
+                let losses = self.job.losses(machine)?;
+                loss += self.finite_mean(&losses.samples, &numbers, step)? / training.accumulate as f64;
+                losses.parts.into_iter().for_each(|(name, part)| parts.entry(name).or_default().push(part));
             }
             let norm = self.optimiser.gradient_norm(machine)?;
-            let parts = self.job.parts(machine)?;
-            let parts = parts.iter().map(|(name, value)| (name.as_str(), *value));
+            let mean = |of: &Vec<f64>| of.iter().sum::<f64>() / of.len() as f64;
+            let parts = parts.iter().map(|(name, of)| (name.as_str(), mean(of)));
             let line = [("loss", loss), ("lr", rate), ("grad_norm", norm)].into_iter().chain(parts);
             log.write(step, &line.collect::<Vec<_>>())?;
             bar.update(loss, self.batch * training.accumulate, start.elapsed());
@@ -179,9 +187,8 @@ impl Session<'_> {
         }
         Ok(sum / updates as f64)
     }
-    /// The batch's mean loss, or an error that names the scans it is not finite for.
-    fn finite_loss(&self, machine: &Computer, numbers: &[usize], step: u64) -> Result<f64, Error> {
-        let losses = self.job.sample_losses(machine)?;
+    /// The mean loss of samples `numbers`, or an error that names the scans it is not finite for.
+    fn finite_mean(&self, losses: &[f64], numbers: &[usize], step: u64) -> Result<f64, Error> {
         let loss = losses.iter().sum::<f64>() / losses.len() as f64;
         if loss.is_finite() {
             return Ok(loss);
@@ -211,7 +218,7 @@ impl Session<'_> {
                 let full: Vec<usize> = numbers.iter().copied().cycle().take(self.batch).collect();
                 self.job.fill(machine, &full, Draw::Watch)?;
                 self.optimiser.evaluate(machine)?;
-                sum += self.job.sample_losses(machine)?[..numbers.len()].iter().sum::<f64>();
+                sum += self.job.losses(machine)?.samples[..numbers.len()].iter().sum::<f64>();
             }
             Ok(sum)
         })?;

@@ -4,7 +4,7 @@
 //! vouches for the other two, so that a stopped run goes on. `participants.tsv` comes last of all.
 use super::people::{self, COLUMN};
 use crate::{
-    data::Scan,
+    data::{Scan, stem},
     error::OnFile,
     file::write_bytes,
     image::{self, Datatype, Storage, Volume},
@@ -240,12 +240,6 @@ fn object(path: &Path) -> Result<Map<String, Value>, Failure> {
 fn ending(path: &Path) -> &'static str {
     let name = path.to_string_lossy();
     [".nii.gz", ".nii"].into_iter().find(|end| name.ends_with(end)).unwrap_or("")
-}
-
-fn stem(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let ends = [".gz", ".nii", ".hdr", ".img"];
-    ends.iter().fold(&*name, |n, end| n.strip_suffix(end).unwrap_or(n)).to_owned()
 }
 
 fn copy(from: &Path, to: &Path) -> Result<(), Failure> {

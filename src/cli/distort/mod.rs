@@ -3,7 +3,7 @@ mod dataset;
 mod people;
 
 use crate::{
-    data::{self, Found},
+    data::{self, Found, T1W},
     error::chain,
     quality::distort::{LEVELS, Recipe},
     train::settings,
@@ -87,7 +87,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         let advice = "distort the dataset it was made from, and prepare that";
         return Err(format!("{}: is a prepared cache; {advice}", root.display()).into());
     }
-    let Found { scans, .. } = data::scans(root, &["T1w".into()])?;
+    let Found { scans, .. } = data::scans(root, &[T1W.into()])?;
     let in_bids = |scan: &data::Scan| {
         scan.path.strip_prefix(root).is_ok_and(|inside| inside.to_string_lossy().starts_with("sub-"))
     };

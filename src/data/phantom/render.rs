@@ -54,6 +54,14 @@ struct Receiver {
     shade: [f32; 6],
 }
 
+impl Receiver {
+    /// One of an MRI scanner, with a gain of about `usual`.
+    fn draw(usual: f32, r: &mut Philox) -> Receiver {
+        let (gain, noise) = (usual * (0.35 * r.normal()).exp(), r.between(0.015, 0.04));
+        Receiver { gain, noise, shade: [0; 6].map(|_| 0.10 * r.normal()) }
+    }
+}
+
 /// Volumes of one person: the image in scanner units (white matter near 600), the brain mask (0 or 1), and the
 /// tissue volumes. The same (`seed`, `subject`) gives the same head on every grid.
 pub(super) fn render(anatomy: &Anatomy, grid: &Grid, seed: u64, subject: u32) -> (Volume, Volume, Tissues) {
@@ -72,8 +80,7 @@ pub(super) fn render(anatomy: &Anatomy, grid: &Grid, seed: u64, subject: u32) ->
         bone: 0.07,
         marrow: 0.40,
     };
-    let (gain, noise) = (600.0 * (0.35 * r.normal()).exp(), r.between(0.015, 0.04));
-    let receiver = Receiver { gain, noise, shade: [0; 6].map(|_| 0.10 * r.normal()) };
+    let receiver = Receiver::draw(600.0, &mut r);
     paint(anatomy, grid, &mut r, &receiver, |_| contrast)
 }
 
@@ -94,8 +101,7 @@ pub(super) fn render_t2w(anatomy: &Anatomy, grid: &Grid, seed: u64, subject: u32
         bone: 0.05,
         marrow: 0.35,
     };
-    let (gain, noise) = (900.0 * (0.35 * r.normal()).exp(), r.between(0.015, 0.04));
-    let receiver = Receiver { gain, noise, shade: [0; 6].map(|_| 0.10 * r.normal()) };
+    let receiver = Receiver::draw(900.0, &mut r);
     paint(anatomy, grid, &mut r, &receiver, |_| contrast).0
 }
 
