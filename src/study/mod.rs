@@ -2,7 +2,9 @@
 //! and the paired comparison of two models on the same people.
 pub mod age_metrics;
 pub mod agreement;
+pub mod arms;
 pub mod bootstrap;
+pub mod comparison;
 pub mod paired;
 pub mod predictions;
 mod statistics;
