@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     age_metrics::{Decade, decade, decades},
     bootstrap::{Cells, Estimate},
-    statistics::{mean, sum_of_products},
+    statistics::{deviations, mean, sum_of_products},
 };
 
 /// One scan that one training did not see, with the age it predicted.
@@ -89,12 +89,6 @@ pub fn summary(rows: &[Tested], seed: u64) -> Summary {
         mae_sd_over_seeds: (sum_of_products(&maes, &maes) / (maes.len() as f64 - 1.0)).sqrt(),
         decades,
     }
-}
-
-/// Σ (x - mean x)² from n, Σ x and Σ x²; NaN where rounding is all that is left of it.
-fn deviations(n: f64, sum: f64, squares: f64) -> f64 {
-    let deviations = squares - sum * sum / n;
-    if deviations > 1e-12 * squares { deviations } else { f64::NAN }
 }
 
 #[cfg(test)]
