@@ -51,6 +51,12 @@ impl Source {
         full.file_name().map(|name| name.to_string_lossy().into_owned())
     }
 
+    /// How a cache's volumes were made worse, if they were.
+    pub(super) fn distortion(&self) -> Option<&serde_json::Value> {
+        let Source::Cache { cache, .. } = self else { return None };
+        cache.distortion()
+    }
+
     /// The contents of every image, in the order of [`Source::scans`].
     pub(super) fn contents(&self) -> Vec<Contents> {
         match self {

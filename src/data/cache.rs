@@ -3,6 +3,7 @@
 //! - `volumes.npy`: half precision, `[N, X, Y, Z]` in C order; numpy opens it with `np.load(.., mmap_mode="r")`.
 //! - `scans.tsv`: a line for each volume ([`IndexRow`]).
 //! - `cache.json`: how it was made, and what its scans look like. It is written last: a folder with it is whole.
+//! - `distortions.json`, where volumes were made worse afterwards: what was done to each.
 use super::{
     Error,
     fingerprint::Fingerprint,
@@ -11,6 +12,7 @@ use super::{
 };
 use crate::{
     error::OnFile,
+    file::write_bytes,
     image::{BACKGROUND, Preprocessing},
     machine::mapped::MappedFile,
     program::Volumes,
@@ -51,6 +53,9 @@ pub(super) struct Card {
     pub fingerprint: Fingerprint,
     /// Scans of the dataset that could not be prepared.
     pub skipped: Vec<Skipped>,
+    /// How the volumes were made worse after they were prepared, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distortion: Option<serde_json::Value>,
 }
 
 /// How PET is stored: `scale` · (value / reference - 1), where the reference is the mean of a region (then value /
@@ -182,6 +187,15 @@ impl Cache {
         &self.card.fingerprint
     }
 
+    /// How its volumes were made worse after they were prepared; `None` where they were not.
+    pub fn distortion(&self) -> Option<&serde_json::Value> {
+        self.card.distortion.as_ref()
+    }
+
+    pub(super) fn card(&self) -> &Card {
+        &self.card
+    }
+
     /// BLAKE3 of `scans.tsv` and `cache.json`, in hexadecimal; the table has the hash of every image.
     pub fn hash(&self) -> &str {
         &self.hash
@@ -198,6 +212,12 @@ impl Volumes for Cache {
 }
 
 impl Card {
+    /// Writes the card of `folder`.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(self).expect("a card has only numbers and texts") + "\n";
+        Ok(write_bytes(&folder.join(CARD), text.as_bytes())?)
+    }
+
     /// The card of `folder`.
     pub(super) fn read(folder: &Path) -> Result<Card, Error> {
         let path = folder.join(CARD);

@@ -185,17 +185,17 @@ pub fn prepare_wanted(
         background: BACKGROUND,
         fingerprint: Fingerprint::of(&traits(&rows, &wanted.modalities)),
         skipped,
+        distortion: None,
     };
     write_volumes(&out.join(VOLUMES), &card, &voxels)?;
     write_bytes(&out.join(SCANS), index::to_tsv(&rows).as_bytes())?;
-    let text = serde_json::to_string_pretty(&card).expect("a card has only numbers and texts") + "\n";
-    write_bytes(&out.join(CARD), text.as_bytes())?;
+    card.write(out)?;
     fs::remove_dir_all(&parts).on_file("remove", &parts)?;
     Ok(report(&rows, card, false))
 }
 
 /// The traits of the first modality that there is; other modalities look otherwise.
-fn traits(rows: &[IndexRow], modalities: &[String]) -> Vec<Traits> {
+pub(super) fn traits(rows: &[IndexRow], modalities: &[String]) -> Vec<Traits> {
     let order = |r: &IndexRow| modalities.iter().position(|m| *m == r.scan.modality);
     let first = rows.iter().map(order).min().flatten();
     rows.iter().filter(|r| order(r) == first || modalities.len() == 1).map(|r| r.measured.traits).collect()
@@ -382,6 +382,9 @@ fn compare(root: &Path, work: &Work<'_>, unsaid: usize, out: &Path) -> Result<Re
     if card.preprocessing != *work.settings {
         let json = serde_json::to_string(&card.preprocessing).expect("settings are numbers");
         return Err(differs(format!("other settings, {json}")));
+    }
+    if card.distortion.is_some() {
+        return Err(differs("`gyrus distort`".into()));
     }
     if card.modalities != work.wanted.modalities {
         return Err(differs(format!("other modalities, {}", card.modalities.join(","))));
