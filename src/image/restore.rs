@@ -151,7 +151,7 @@ mod tests {
     fn a_scan_comes_back_in_its_own_units_and_is_prepared_as_before() {
         for (settings, offset) in [
             (Preprocessing { grid: [24, 28, 24], ..Preprocessing::default() }, 0.0),
-            (Preprocessing { grid: [28, 30, 30], spacing: Some(3.0), ..Preprocessing::default() }, 0.0),
+            (Preprocessing { grid: [26, 30, 30], spacing: Some(3.0), ..Preprocessing::default() }, 0.0),
             (Preprocessing { grid: [24, 28, 24], ..Preprocessing::default() }, -700.0),
         ] {
             let image = scan(|at| wave(at) + offset);
