@@ -174,7 +174,8 @@ impl Cache {
     /// What belongs together: for each visit a row of each modality, as far as it was scanned. Of several runs of one
     /// modality each makes a visit, with the first run of each other modality.
     pub fn visits(&self) -> Vec<Visit> {
-        visit::visits(&self.scans, &self.card.modalities)
+        let rows = self.scans.iter().map(|row| (row.row, &row.scan, row.visit()));
+        visit::visits(rows, &self.card.modalities)
     }
 
     /// How the volumes were prepared.
@@ -190,6 +191,11 @@ impl Cache {
     /// How its volumes were made worse after they were prepared; `None` where they were not.
     pub fn distortion(&self) -> Option<&serde_json::Value> {
         self.card.distortion.as_ref()
+    }
+
+    /// The label of the region that PET was divided by, where one was asked for.
+    pub fn reference(&self) -> Option<&str> {
+        self.card.pet.as_ref()?.region.as_deref()
     }
 
     pub(super) fn card(&self) -> &Card {
