@@ -5,7 +5,7 @@ use crate::{
     error::OnFile,
     file::write_bytes,
     model::Mae,
-    report::{brain_age, pretraining, qc, viewer::Example},
+    report::{brain_age, pretraining, pretraining::Reconstructed, qc, viewer::Example},
     study::predictions,
     train::{Checkpoint, checkpoint::Task, reconstruct::Reconstructor},
 };
@@ -87,7 +87,7 @@ fn examples(
     args: &Args,
     checkpoint: &Checkpoint,
     mae: &Mae,
-) -> Result<(Vec<Example>, String), Box<dyn Error>> {
+) -> Result<(Vec<Reconstructed>, String), Box<dyn Error>> {
     let card = &checkpoint.card;
     let Some(cache) = args.cache.clone().or_else(|| find_cache(&args.run, &card.data.cache)) else {
         let why = "The cache that the model learned from was not found beside the run; gyrus report RUN --cache CACHE \
@@ -110,21 +110,17 @@ fn examples(
                 if modalities.len() > 1 {
                     name += &format!(", {modality}");
                 }
-                examples.push(Example {
-                    name,
-                    original,
-                    masked: made.masked,
-                    reconstruction: made.volume,
-                    grid: card.preprocessing.grid,
-                    spacing: card.preprocessing.nominal_spacing(),
-                    mse: made.mse,
-                    psnr: made.psnr,
-                });
+                let (grid, spacing) = (card.preprocessing.grid, card.preprocessing.nominal_spacing());
+                let (masked, reconstruction) = (made.masked, made.volume);
+                let example = Example { name, original, masked, reconstruction, grid, spacing };
+                examples.push(Reconstructed { example, mse: made.mse, psnr: made.psnr });
             }
         }
         Ok(())
     })?;
-    super::prepare::list(&skipped);
+    if !skipped.is_empty() {
+        super::prepare::list(&skipped);
+    }
     Ok((examples, "No scan of the cache could be reconstructed.".to_owned()))
 }
 

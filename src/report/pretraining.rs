@@ -12,8 +12,19 @@ use crate::{
 };
 use std::path::Path;
 
-/// The page of the run in `folder`, whose model is `checkpoint`, a masked autoencoder `mae`; with `examples` of what it
-/// makes of scans. `why_none` says why there are no examples, where there are none.
+/// What the model made of a scan.
+#[derive(Clone, Debug)]
+pub struct Reconstructed {
+    /// The scan, for the viewer.
+    pub example: Example,
+    /// Mean squared error over the removed brain voxels, of intensities with SD 1; NaN where none was removed.
+    pub mse: f64,
+    /// Peak signal-to-noise ratio over the same voxels, dB.
+    pub psnr: f64,
+}
+
+/// The page of the run in `folder`, whose model is `checkpoint`, a masked autoencoder `mae`; with examples of what it
+/// `made` of scans. `why_none` says why there are no examples, where there are none.
 ///
 /// # Errors
 /// Files of the run that cannot be read.
@@ -21,7 +32,7 @@ pub fn page(
     folder: &Path,
     checkpoint: &Checkpoint,
     mae: &Mae,
-    examples: &[Example],
+    made: &[Reconstructed],
     why_none: &str,
 ) -> Result<String, FileError> {
     let card = &checkpoint.card;
@@ -50,7 +61,7 @@ pub fn page(
     few.push((thousands(weights), "weights", String::new()));
     page.section("In short", numbers(&few));
     page.section("Loss", losses(&log, mae, progress.epochs));
-    page.section("Reconstructions", reconstructions(examples, mae, why_none));
+    page.section("Reconstructions", reconstructions(made, mae, why_none));
     page.section("Model and data", model(card, mae, weights));
     page.section("Settings", details("All settings of the run", &settings(folder)?));
     Ok(page.render())
@@ -83,8 +94,8 @@ fn losses(log: &Log, mae: &Mae, epochs: usize) -> String {
     figures(&[loss.render(), norm.render(), rate.render()], false)
 }
 
-fn reconstructions(examples: &[Example], mae: &Mae, why_none: &str) -> String {
-    if examples.is_empty() {
+fn reconstructions(made: &[Reconstructed], mae: &Mae, why_none: &str) -> String {
+    if made.is_empty() {
         return paragraph(why_none);
     }
     let mut caption =
@@ -97,10 +108,11 @@ fn reconstructions(examples: &[Example], mae: &Mae, why_none: &str) -> String {
     }
     let columns = [("Scan", Column::Path), ("MSE", Column::Number), ("PSNR, dB", Column::Number)];
     let mut table = Table::new("Error over the removed brain voxels, of intensities with SD 1", &columns);
-    for e in examples {
-        table.row(vec![Cell::text(&e.name), Cell::number(e.mse, 3), Cell::number(e.psnr, 1)]);
+    for Reconstructed { example, mse, psnr } in made {
+        table.row(vec![Cell::text(&example.name), Cell::number(*mse, 3), Cell::number(*psnr, 1)]);
     }
-    viewer::figure(examples, &caption) + &table.render()
+    let examples: Vec<&Example> = made.iter().map(|m| &m.example).collect();
+    viewer::figure(&examples, &caption) + &table.render()
 }
 
 fn model(card: &Card, mae: &Mae, weights: usize) -> String {

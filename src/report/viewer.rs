@@ -34,14 +34,10 @@ pub struct Example {
     pub grid: [usize; 3],
     /// Millimetres along a voxel's edge.
     pub spacing: f64,
-    /// Mean squared error over the removed brain voxels, of intensities with SD 1; NaN where none was removed.
-    pub mse: f64,
-    /// Peak signal-to-noise ratio over the same voxels, dB.
-    pub psnr: f64,
 }
 
 /// The viewer of `examples`; nothing without one. `caption` is plain text.
-pub fn figure(examples: &[Example], caption: &str) -> String {
+pub fn figure(examples: &[&Example], caption: &str) -> String {
     if examples.is_empty() {
         return String::new();
     }
@@ -50,8 +46,8 @@ pub fn figure(examples: &[Example], caption: &str) -> String {
     for column in COLUMNS {
         let _ = writeln!(
             panes,
-            "<div class=\"pane\"><h3>{column}</h3><canvas tabindex=\"0\" role=\"img\" aria-label=\"{column}: slices; \
-             arrow keys and page keys move the crosshair\"></canvas></div>"
+            "<div class=\"pane\"><h3>{column}</h3><div class=\"stage\"><canvas tabindex=\"0\" role=\"img\" \
+             aria-label=\"{column}: slices; arrow keys and page keys move the crosshair\"></canvas></div></div>"
         );
     }
     for (i, example) in examples.iter().enumerate() {
@@ -195,10 +191,8 @@ mod tests {
             reconstruction: volume,
             grid: [8; 3],
             spacing: 2.0,
-            mse: 0.1,
-            psnr: 20.0,
         };
-        let html = figure(&[example.clone(), example], "A & B");
+        let html = figure(&[&example, &example], "A & B");
         assert_eq!(html.matches("data-column=").count(), 6);
         assert!(html.contains("sub-1 &lt;x&gt;") && !html.contains("<x>") && html.contains("A &amp; B"));
         assert_eq!(figure(&[], ""), "");

@@ -53,6 +53,8 @@
       viewer.addColormap('hidden', { R: [44, 0, 255], G: [50, 0, 255], B: [66, 0, 255], A: [255, 255, 255], I: [0, 1, 255] })
       viewers.push(viewer)
     }
+    // For scripts that look on.
+    figure.viewers = viewers
     const say = viewer => {
       const voxel = viewer.frac2vox(viewer.scene.crosshairPos)
       where.textContent = `x ${voxel[0]}  y ${voxel[1]}  z ${voxel[2]}`

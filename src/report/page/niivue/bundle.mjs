@@ -1,7 +1,7 @@
 // Bundles the part of NiiVue that draws volumes into niivue.min.js.gz and collects licences in LICENCES.txt:
 //   npm ci && node bundle.mjs
 // Left out, by empty modules: readers of meshes and of Zarr (with its compressors), the material of surfaces, all
-// colour maps but grey. That is 257 KB where the whole is 797 KB.
+// colour maps but grey and the one that NiiVue starts with. That is 257 KB where the whole is 797 KB.
 import { build } from 'esbuild'
 import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -15,7 +15,8 @@ const leftOut = {
   '@/nvimage/ZarrProcessor': 'export const loadZarrData = undefined',
   'zarrita': '',
   '@ungap/structured-clone': 'export const serialize = x => x, deserialize = x => x',
-  '@/cmaps': `export { default as gray } from '${source}/cmaps/gray.json'`,
+  '@/cmaps': `export { default as gray } from '${source}/cmaps/gray.json'
+    export { default as $itksnap } from '${source}/cmaps/_itksnap.json'`,
 }
 // `@/` is NiiVue's own name for its sources.
 const file = path => [path + '.ts', join(path, 'index.ts'), path].find(p => existsSync(p) && statSync(p).isFile())
@@ -27,7 +28,9 @@ const plugin = {
       if (path.startsWith('@/')) return { path: file(join(source, path.slice(2))) }
     })
     b.onLoad({ filter: /./, namespace: 'left-out' }, ({ path }) => ({ contents: leftOut[path], resolveDir: source }))
-    b.onLoad({ filter: /\.jpg$/ }, () => ({ contents: 'export default ""', loader: 'js' }))
+    // Surfaces are never drawn, but their material is loaded: one pixel.
+    const pixel = 'data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7'
+    b.onLoad({ filter: /\.jpg$/ }, () => ({ contents: `export default '${pixel}'`, loader: 'js' }))
   },
 }
 const entry = `
