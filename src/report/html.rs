@@ -120,7 +120,7 @@ pub fn numbers(rows: &[(String, &str, String)]) -> String {
     let item = |(value, name, more): &(String, &str, String)| {
         let (value, name, more) = (escape(value), escape(name), escape(more));
         let more = if more.is_empty() { more } else { format!("<small>{more}</small>") };
-        format!("<div><dt>{name}</dt><dd>{value}{more}</dd></div>\n")
+        format!("<div><dt>{name}{more}</dt><dd>{value}</dd></div>\n")
     };
     format!("<dl class=\"numbers\">\n{}</dl>\n", rows.iter().map(item).collect::<String>())
 }

@@ -48,7 +48,7 @@ impl Lines<'_> {
             return String::new();
         }
         let longest = self.curves.iter().map(|c| c.name.chars().count()).max().unwrap_or_default();
-        let names = if self.curves.len() == 1 { 0.0 } else { (longest as f64 * 6.8 + 30.0).min(170.0) };
+        let names = if self.curves.len() == 1 { 12.0 } else { (longest as f64 * 6.8 + 30.0).min(170.0) };
         let area = Area { left: 44.0, right: 520.0 - names, top: 30.0, bottom: 270.0 };
         let intervals = self.curves.iter().flat_map(|c| c.intervals.iter().flatten().copied());
         let x = Scale::exact(all(0), [area.left, area.right]);
@@ -140,7 +140,7 @@ mod tests {
         let curves = [curve("loss", &[[0.0, 1.0], [5.0, f64::NAN], [10.0, 0.0]])];
         let lines = Lines { title: "T", caption: "", axes: ["step", "loss"], log: false, curves: &curves };
         let svg = lines.render();
-        assert!(svg.contains("d=\"M44.0 30.0M520.0 270.0\""), "{svg}");
+        assert!(svg.contains("d=\"M44.0 30.0M508.0 270.0\""), "{svg}");
         // A single curve is named by its axis.
         assert!(!svg.contains(">loss</text>\n<text class=\"tick\" x=\"5"), "{svg}");
         assert_eq!(Lines { curves: &[curve("x", &[])], ..lines }.render(), "");

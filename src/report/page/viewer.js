@@ -35,7 +35,9 @@
       const viewer = new Niivue({
         backColor: [0, 0, 0, 1],
         crosshairColor: [0.94, 0.89, 0.26, 0.7],
-        crosshairWidth: 0.5,
+        crosshairWidth: 0.4,
+        crosshairWidthUnit: 'percent',
+        isCornerOrientationText: true,
         fontColor: [0.92, 0.78, 0.47, 1],
         dragAndDropEnabled: false,
         scrollRequiresFocus: true,
@@ -48,6 +50,9 @@
         multiplanarPadPixels: 4,
         isNearestInterpolation: false,
       })
+      // A canvas that is not shown, as on paper, has no size to draw at.
+      const draw = viewer.drawScene.bind(viewer)
+      viewer.drawScene = () => Math.min(canvas.width, canvas.height) > 16 && draw()
       await viewer.attachToCanvas(canvas, false)
       // 0 is what was hidden from the model; air is 1.
       viewer.addColormap('hidden', { R: [44, 0, 255], G: [50, 0, 255], B: [66, 0, 255], A: [255, 255, 255], I: [0, 1, 255] })
@@ -124,7 +129,9 @@
     const near = new IntersectionObserver(entries => {
       if (!entries.some(e => e.isIntersecting)) return
       near.disconnect()
-      start(figure).catch(error => still(figure, `The viewer could not start (${error.message}); here are slices instead.`))
+      start(figure).catch(error => {
+        still(figure, `The viewer could not start (${error?.message ?? error}); here are slices instead.`)
+      })
     }, { rootMargin: '400px' })
     near.observe(figure)
   }
