@@ -14,8 +14,9 @@ use gyrus::program::{Cpu, Cuda, Device, Machine, Optimiser, Recipe, Volumes, tra
 use gyrus::tape::{Dtype, Tape, Tensor};
 use gyrus::train::config::{Finetune, Pretrain};
 use gyrus::train::{
+    Run,
     finetune::{HeldOut, finetune},
-    pretrain::pretrain,
+    pretrain::{Learn, pretrain},
 };
 use half::{bf16, f16};
 use std::path::PathBuf;
@@ -273,8 +274,9 @@ fn training_from_a_cache_is_the_same_on_both_machines() {
         }
         let out = ["pretrained", "tuned"].map(|run| path(&format!("{name}-{run}")));
         out.iter().for_each(|out| std::fs::create_dir(out).unwrap());
-        pretrain(&cache, &pretraining, None, &device, &out[0], false).unwrap();
-        finetune(&cache, None, &tuning, HeldOut::Validation, &device, &out[1], false).unwrap();
+        let run = |folder| Run { device: &device, folder, resume: false, shown: true };
+        pretrain(&cache, &pretraining, Learn::All, run(&out[0])).unwrap();
+        finetune(&cache, None, &tuning, HeldOut::Validation, run(&out[1])).unwrap();
         let losses = |out: &PathBuf| -> Vec<f64> {
             let log = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
             let lines = log.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());

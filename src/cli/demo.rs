@@ -1,7 +1,6 @@
 //! `gyrus demo`: the whole way on synthetic heads, as a user would type it.
-use super::Cli;
+use super::step;
 use crate::{error::OnFile, file::write_whole};
-use clap::Parser;
 use std::{error::Error, fs, io::Write, path::PathBuf, process::ExitCode, time::Instant};
 
 /// Run everything once on synthetic heads: no data are needed, and it takes about a minute.
@@ -82,17 +81,13 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     }
     let (out, started) = (args.out.to_string_lossy(), Instant::now());
     for (number, (why, line)) in STEPS.iter().enumerate() {
-        let words: Vec<String> = ["gyrus"]
-            .into_iter()
-            .chain(line.split_whitespace())
-            .map(|word| {
-                let word = word.replace("{subjects}", &args.subjects.to_string());
-                word.replace("{seed}", &args.seed.to_string()).replace("{out}", &out)
-            })
-            .collect();
-        println!("[{}/{}] {why}\n$ {}", number + 1, STEPS.len(), words.join(" "));
+        let filled = |word: &str| {
+            let word = word.replace("{subjects}", &args.subjects.to_string());
+            word.replace("{seed}", &args.seed.to_string()).replace("{out}", &out)
+        };
+        println!("[{}/{}] {why}", number + 1, STEPS.len());
         let begun = Instant::now();
-        Cli::try_parse_from(&words).expect("the steps are well formed").run()?;
+        step::run(&line.split_whitespace().map(filled).collect::<Vec<_>>())?;
         println!("({:.1} s)\n", begun.elapsed().as_secs_f64());
     }
     println!("Done in {:.0} s. Where to look next:", started.elapsed().as_secs_f64());

@@ -2,7 +2,7 @@
 use super::run_folder::{self, Options};
 use crate::data::Cache;
 use crate::study::{age_metrics::Report, predictions, predictions::Prediction};
-use crate::train::{Checkpoint, config::Finetune, finetune, finetune::HeldOut, finetune::Tested};
+use crate::train::{Checkpoint, Run, config::Finetune, finetune, finetune::HeldOut, finetune::Tested};
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 /// Fine-tune a pretrained model to predict age, in years.
@@ -46,14 +46,14 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let from = (from.as_os_str() != "scratch").then(|| Checkpoint::read(from)).transpose()?;
     let device = args.run.device.open()?;
     let settings = run_folder::open(out, &args.run, &defaults)?;
-    let (from_model, resume) = (from.as_ref(), args.run.resume);
+    let run = Run { device: &device, folder: out, resume: args.run.resume, shown: true };
     let given = run_folder::given_split(out)?;
     let held_out = match (&given, args.folds) {
         (Some((assignment, path)), _) => HeldOut::Given(assignment, path),
         (None, Some(folds)) => HeldOut::Folds(folds),
         (None, None) => HeldOut::Validation,
     };
-    let tested = finetune::finetune(&cache, from_model, &settings, held_out, &device, out, resume)?;
+    let tested = finetune::finetune(&cache, from.as_ref(), &settings, held_out, run)?;
     if tested.is_empty() {
         println!("{}: trained on all scans; nothing was held out to test on", out.display());
         return Ok(ExitCode::SUCCESS);

@@ -21,6 +21,9 @@ pub mod reconstruct;
 pub mod report;
 pub mod run_folder;
 mod sources;
+mod step;
+pub mod study;
+pub mod watch;
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -50,6 +53,8 @@ enum Command {
     Phantom(phantom::Args),
     Distort(distort::Args),
     Qc(qc::Args),
+    Study(study::Args),
+    Watch(watch::Args),
     Check(check::Args),
     Bench(bench::Args),
     Demo(demo::Args),
@@ -76,6 +81,8 @@ impl Cli {
             Command::Phantom(args) => phantom::run(args),
             Command::Distort(args) => distort::run(args),
             Command::Qc(args) => qc::run(args),
+            Command::Study(args) => study::run(args),
+            Command::Watch(args) => watch::run(args),
             Command::Check(args) => check::run(args),
             Command::Bench(args) => bench::run(args),
             Command::Demo(args) => demo::run(args),

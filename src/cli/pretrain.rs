@@ -1,7 +1,7 @@
 //! `gyrus pretrain`: a masked autoencoder from a cache.
 use super::run_folder::{self, Options};
 use crate::data::{Cache, TRAIN};
-use crate::train::{config::Pretrain, pretrain};
+use crate::train::{Run, config::Pretrain, pretrain, pretrain::Learn};
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
 /// Pretrain a masked autoencoder on prepared scans; no ages are needed.
@@ -35,13 +35,19 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let device = args.run.device.open()?;
     let settings = run_folder::open(out, &args.run, &defaults)?;
     let given = run_folder::given_split(out)?;
-    let given = given.as_ref().map(|(assignment, path)| (assignment, path.as_path()));
-    let progress = pretrain::pretrain(&cache, &settings, given, &device, out, args.run.resume)?;
+    let learn = match &given {
+        Some((assignment, path)) => Learn::Given(assignment, path),
+        None => Learn::All,
+    };
+    let run = Run { device: &device, folder: out, resume: args.run.resume, shown: true };
+    let progress = pretrain::pretrain(&cache, &settings, learn, run)?;
     let watched = progress.best.map_or(String::new(), |loss| {
         format!("; lowest watched loss {loss:.4} after epoch {}", progress.best_epoch)
     });
     let (epochs, steps) = (progress.epochs, progress.steps);
-    let seen = |subject: &str| given.is_none_or(|(assignment, _)| assignment.part_of(subject) == Some(TRAIN));
+    let seen = |subject: &str| {
+        given.as_ref().is_none_or(|(assignment, _)| assignment.part_of(subject) == Some(TRAIN))
+    };
     let scans = cache.scans().iter().filter(|row| seen(&row.scan.subject)).count();
     println!("{}: {epochs} epochs, {steps} updates on {scans} scans{watched}", out.display());
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! Mechanism only: memory, mapped files, arithmetic, matrix products, random numbers, and CUDA devices with what
 //! runs their kernels. Nothing here knows an operation; operations (`ops/`) are written in terms of what is here.
+pub mod cholesky;
 pub mod cpu;
 pub mod cuda;
 pub mod device;
@@ -12,6 +13,7 @@ pub mod kernels;
 pub mod mapped;
 pub mod philox;
 pub mod real;
+pub mod ridge;
 pub mod scratch;
 
 pub use cpu::Mem;

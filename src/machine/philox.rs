@@ -30,6 +30,8 @@ pub enum Purpose {
     Modality,
     /// How a scan is made worse.
     Distort,
+    /// Who is drawn into an arm of a study.
+    Draw,
 }
 
 /// The ten-round bijection: key and counter in, four random words out.

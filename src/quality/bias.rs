@@ -1,5 +1,6 @@
 //! The strength of the bias field: how much brighter one part of the same tissue is than another.
 use super::{Measures, mean_and_sd, percentile, scene::Scene, tissue::Tissue};
+use crate::machine::cholesky::Cholesky;
 
 /// Voxels that the field is fitted to.
 const SAMPLE: usize = 40_000;
@@ -7,6 +8,8 @@ const SAMPLE: usize = 40_000;
 const TERMS: usize = 10;
 /// Rounds of telling tissues apart and fitting.
 const ROUNDS: usize = 4;
+/// Added to the sums of squares, so that voxels in one plane have a field, too.
+const LEAST: f64 = 1e-3;
 
 pub(super) fn measure(scene: &Scene, t: &Tissue, m: &mut Measures) {
     let inside: Vec<usize> =
@@ -38,10 +41,10 @@ pub(super) fn measure(scene: &Scene, t: &Tissue, m: &mut Measures) {
                 normal[i].iter_mut().zip(row).for_each(|(n, b)| *n += a * b);
             }
         }
-        match super::calibrate::solve(&normal.map(Vec::from), &right, 1e-3) {
-            Some(solved) => w = std::array::from_fn(|i| solved[i]),
-            None => return,
-        }
+        (0..TERMS).for_each(|i| normal[i][i] += LEAST);
+        let Some(root) = Cholesky::of(normal.concat(), TERMS) else { return };
+        let solved = root.solve(&right);
+        w = std::array::from_fn(|i| solved[i]);
     }
     let mut fields: Vec<f32> = rows.iter().map(|(row, _)| field(row, &w) as f32).collect();
     m.set("bias", mean_and_sd(fields.iter().map(|&f| f64::from(f))).1);

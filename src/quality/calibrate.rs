@@ -1,6 +1,7 @@
 //! A score fitted to ratings: ridge regression on the standardised measures. Every prediction is of a subject that the
 //! fit has not seen.
 use super::{MEASURES, Measures};
+use crate::machine::{Mat, ridge::Ridge};
 
 /// A rated scan.
 #[derive(Clone, Debug)]
@@ -83,29 +84,18 @@ impl Fit {
         if columns.is_empty() || train.len() < 3 || total <= 0.0 {
             return None;
         }
-        let rows: Vec<Vec<f64>> =
-            train.iter().map(|m| columns.iter().map(|c| c.value(m.measures)).collect()).collect();
-        let p = columns.len();
-        let mut normal = vec![vec![0.0; p]; p];
-        let mut right = vec![0.0; p];
-        for (row, y) in rows.iter().zip(&y) {
-            for i in 0..p {
-                right[i] += row[i] * y;
-                (0..p).for_each(|j| normal[i][j] += row[i] * row[j]);
-            }
-        }
+        let rows: Vec<f64> = train.iter().flat_map(|m| columns.iter().map(|c| c.value(m.measures))).collect();
+        let ridge = Ridge::new(Mat::rows(&rows, [train.len(), columns.len()]));
+        let y = Mat::rows(&y, [train.len(), 1]);
         let mut best: Option<(f64, Vec<f64>)> = None;
         for penalty in PENALTIES {
-            let w = solve(&normal, &right, penalty * n)?;
-            let error: f64 = rows.iter().zip(&y).map(|(row, y)| (y - dot(row, &w)).powi(2)).sum();
-            // The trace of the hat matrix: how many weights the fit really has.
-            let mut used = 1.0;
-            for i in 0..p {
-                used += solve(&normal, &normal[i], penalty * n)?[i];
-            }
-            let gcv = error / (1.0 - used / n).max(1e-3).powi(2);
+            let fit = ridge.penalised(penalty * n)?;
+            let error: f64 = fit.residuals(y).iter().map(|r| r * r).sum();
+            // The share of the scans that no weight has used up.
+            let freedom = fit.freedom().iter().sum::<f64>() / n;
+            let gcv = error / freedom.max(1e-3).powi(2);
             if best.as_ref().is_none_or(|(least, _)| gcv < *least) {
-                best = Some((gcv, w));
+                best = Some((gcv, fit.weights(y)));
             }
         }
         best.map(|(_, weights)| Fit { columns, weights, mean })
@@ -125,33 +115,4 @@ fn column(train: &[&Member], index: usize) -> Option<Column> {
     }
     let (middle, spread) = super::mean_and_sd(known.into_iter());
     (spread > 1e-9 * middle.abs()).then_some(Column { index, middle, spread })
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
-}
-
-/// Solves (A + penalty I) x = b for a symmetric A that is not negative, by Cholesky's decomposition; `None` if A is not.
-pub(super) fn solve(a: &[Vec<f64>], b: &[f64], penalty: f64) -> Option<Vec<f64>> {
-    let n = b.len();
-    let mut l = vec![vec![0.0; n]; n];
-    for i in 0..n {
-        for j in 0..=i {
-            let sum = a[i][j] - dot(&l[i][..j], &l[j][..j]) + if i == j { penalty } else { 0.0 };
-            l[i][j] = match i == j {
-                true if sum <= 0.0 || sum.is_nan() => return None,
-                true => sum.sqrt(),
-                false => sum / l[j][j],
-            };
-        }
-    }
-    let mut x = b.to_vec();
-    for i in 0..n {
-        x[i] = (x[i] - dot(&l[i][..i], &x[..i])) / l[i][i];
-    }
-    for i in (0..n).rev() {
-        let below: f64 = (i + 1..n).map(|k| l[k][i] * x[k]).sum();
-        x[i] = (x[i] - below) / l[i][i];
-    }
-    Some(x)
 }

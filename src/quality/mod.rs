@@ -7,6 +7,7 @@ mod bias;
 mod calibrate;
 mod coverage;
 pub mod distort;
+pub mod graded;
 mod measures;
 mod noise;
 mod scene;

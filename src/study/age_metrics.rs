@@ -151,7 +151,7 @@ impl Report {
             slope,
             intercept: mean(&prediction) - slope * mean_age,
             gap_age_r: correlation(&age, &gap),
-            decades: decades(rows),
+            decades: decades(rows.iter().map(|r| (r.age, r.prediction))),
             baseline: training_ages.map_or(Baseline::LeaveOneSubjectOut, |_| Baseline::TrainingMean),
             baseline_mae: estimate(&mut baseline_error.iter().copied()),
             model_minus_baseline: estimate(&mut error.iter().zip(&baseline_error).map(|(e, b)| e - b)),
@@ -159,10 +159,11 @@ impl Report {
     }
 }
 
-fn decades(rows: &[Row]) -> Vec<Decade> {
+/// By decade, of scans = (age, prediction).
+pub(super) fn decades(scans: impl Iterator<Item = (f64, f64)>) -> Vec<Decade> {
     let mut gaps: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
-    for row in rows {
-        gaps.entry((row.age / 10.0) as u32 * 10).or_default().push(row.prediction - row.age);
+    for (age, prediction) in scans {
+        gaps.entry(decade(age)).or_default().push(prediction - age);
     }
     gaps.into_iter()
         .map(|(from, gap)| {
@@ -170,6 +171,11 @@ fn decades(rows: &[Row]) -> Vec<Decade> {
             Decade { from, scans: gap.len(), mae, bias: mean(&gap) }
         })
         .collect()
+}
+
+/// The first year of the decade of `age`.
+pub(super) fn decade(age: f64) -> u32 {
+    (age / 10.0) as u32 * 10
 }
 
 impl fmt::Display for Report {

@@ -1,13 +1,10 @@
 //! How well two orders of the same scans agree, with intervals over subjects.
 use std::collections::BTreeMap;
 
-use rayon::prelude::*;
-
 use super::{
-    bootstrap::{Estimate, RESAMPLES},
-    statistics::{correlation, quantile, ranks},
+    bootstrap::{Estimate, resampled},
+    statistics::{correlation, ranks},
 };
-use crate::machine::philox::{Philox, Purpose};
 
 /// One scan that is judged twice.
 #[derive(Clone, Copy, Debug)]
@@ -52,24 +49,20 @@ fn over_subjects(pairs: &[Pair<'_>], seed: u64, statistic: impl Fn(&[usize]) -> 
     pairs.iter().enumerate().for_each(|(i, p)| subjects.entry(p.subject).or_default().push(i));
     let subjects: Vec<Vec<usize>> = subjects.into_values().collect();
     let defined = |r: f64| if r.is_nan() { 0.0 } else { r };
-    let mut drawn: Vec<f64> = (0..RESAMPLES)
-        .into_par_iter()
-        .map(|resample| {
-            let mut random = Philox::new(seed, Purpose::Bootstrap, resample as u64, 0);
-            let rows: Vec<usize> = (0..subjects.len())
-                .flat_map(|_| subjects[random.below(subjects.len())].iter().copied())
-                .collect();
-            defined(statistic(&rows))
-        })
-        .collect();
-    drawn.sort_unstable_by(f64::total_cmp);
+    let drawn = resampled(seed, |random| {
+        let rows: Vec<usize> = (0..subjects.len())
+            .flat_map(|_| subjects[random.below(subjects.len())].iter().copied())
+            .collect();
+        defined(statistic(&rows))
+    });
     let all: Vec<usize> = (0..pairs.len()).collect();
-    Estimate { value: defined(statistic(&all)), low: quantile(&drawn, 0.025), high: quantile(&drawn, 0.975) }
+    Estimate::new(defined(statistic(&all)), drawn)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::philox::{Philox, Purpose};
 
     #[test]
     fn what_a_third_thing_explains_is_taken_out() {

@@ -1,5 +1,6 @@
-//! Confidence intervals by resampling whole subjects: scans of one person are not independent.
-use std::collections::BTreeMap;
+//! Confidence intervals by resampling whole subjects, as scans of one person are not independent, and training seeds
+//! beside them, as predictions of one training are not either.
+use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
@@ -9,15 +10,32 @@ use crate::machine::philox::{Philox, Purpose};
 /// How often the subjects are resampled.
 pub const RESAMPLES: usize = 10_000;
 
-/// A mean over scans with its 95 % interval over subjects.
+/// A statistic with its 95 % interval.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
 pub struct Estimate {
-    /// The mean.
+    /// The statistic of all that was observed.
     pub value: f64,
-    /// The lower end: the 2.5th percentile of the resampled means.
+    /// The lower end: the 2.5th percentile of the resampled statistics.
     pub low: f64,
     /// The upper end: the 97.5th percentile.
     pub high: f64,
+}
+
+impl Estimate {
+    /// `value` with the percentile interval of what resampling drew. Draws without a value (NaN), such as a correlation
+    /// of equal ages, are left out.
+    pub(super) fn new(value: f64, mut drawn: Vec<f64>) -> Estimate {
+        drawn.retain(|d| !d.is_nan());
+        drawn.sort_unstable_by(f64::total_cmp);
+        let at = |q| if drawn.is_empty() { f64::NAN } else { quantile(&drawn, q) };
+        Estimate { value, low: at(0.025), high: at(0.975) }
+    }
+}
+
+/// What `draw` gives for [`RESAMPLES`] streams of random numbers; one `seed` gives the same on any number of threads.
+pub(super) fn resampled<T: Send>(seed: u64, draw: impl Fn(&mut Philox) -> T + Sync) -> Vec<T> {
+    let one = |resample| draw(&mut Philox::new(seed, Purpose::Bootstrap, resample as u64, 0));
+    (0..RESAMPLES).into_par_iter().map(one).collect()
 }
 
 /// The mean of `values` = (subject, value of one scan), with the percentile interval of a cluster bootstrap
@@ -27,29 +45,85 @@ pub struct Estimate {
 /// # Panics
 /// When `values` is empty.
 pub fn mean_over_subjects<'a>(values: impl IntoIterator<Item = (&'a str, f64)>, seed: u64) -> Estimate {
-    let mut subjects: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
-    for (subject, value) in values {
-        let (sum, scans) = subjects.entry(subject).or_default();
-        *sum += value;
-        *scans += 1.0;
+    let rows = values.into_iter().map(|(subject, value)| (subject, 0, [value, 1.0]));
+    let [mean] = Cells::new(rows).estimates(|[sum, scans]| [sum / scans], seed);
+    mean
+}
+
+/// `K` sums over the scans of each subject, by the seed of the training that predicted them. Statistics that are
+/// functions of sums are resampled from these, which costs the same however many scans there are.
+pub(super) struct Cells<const K: usize> {
+    seeds: usize,
+    /// `[subjects, seeds]`
+    sums: Vec<[f64; K]>,
+}
+
+impl<const K: usize> Cells<K> {
+    /// Of `rows` = (subject, seed, what one scan adds to the sums).
+    ///
+    /// # Panics
+    /// Without a row.
+    pub(super) fn new<'a>(rows: impl IntoIterator<Item = (&'a str, u64, [f64; K])>) -> Self {
+        let mut cells: BTreeMap<&str, BTreeMap<u64, [f64; K]>> = BTreeMap::new();
+        for (subject, seed, values) in rows {
+            add(cells.entry(subject).or_default().entry(seed).or_insert([0.0; K]), &values);
+        }
+        assert!(!cells.is_empty(), "a statistic of no subjects");
+        let seeds: BTreeSet<u64> = cells.values().flat_map(BTreeMap::keys).copied().collect();
+        let of = |subject: &BTreeMap<u64, [f64; K]>| -> Vec<[f64; K]> {
+            seeds.iter().map(|seed| subject.get(seed).copied().unwrap_or([0.0; K])).collect()
+        };
+        Cells { seeds: seeds.len(), sums: cells.values().flat_map(of).collect() }
     }
-    let subjects: Vec<(f64, f64)> = subjects.into_values().collect();
-    assert!(!subjects.is_empty(), "a mean over no subjects");
-    let add = |(sum, scans): (f64, f64), s: &(f64, f64)| (sum + s.0, scans + s.1);
-    let mean = |(sum, scans): (f64, f64)| sum / scans;
-    let mut means: Vec<f64> = (0..RESAMPLES)
-        .into_par_iter()
-        .map(|resample| {
-            let mut random = Philox::new(seed, Purpose::Bootstrap, resample as u64, 0);
-            mean(
-                (0..subjects.len())
-                    .fold((0.0, 0.0), |total, _| add(total, &subjects[random.below(subjects.len())])),
-            )
-        })
-        .collect();
-    means.sort_unstable_by(f64::total_cmp);
-    let value = mean(subjects.iter().fold((0.0, 0.0), add));
-    Estimate { value, low: quantile(&means, 0.025), high: quantile(&means, 0.975) }
+
+    /// `statistics` of the sums over all subjects, for each seed.
+    pub(super) fn by_seed<const M: usize>(&self, statistics: impl Fn([f64; K]) -> [f64; M]) -> Vec<[f64; M]> {
+        self.total(0..self.sums.len() / self.seeds).into_iter().map(statistics).collect()
+    }
+
+    /// The mean over seeds of each of `statistics`, with the percentile interval of a crossed ("pigeonhole") bootstrap
+    /// (Owen 2007, Annals of Applied Statistics 1:386): each resample draws as many subjects as there are and as many
+    /// seeds as there are, both with replacement, and takes each drawn subject under each drawn seed. With few seeds
+    /// the interval is somewhat too narrow, by a factor of up to √((S - 1) / S) where seeds vary more than subjects;
+    /// with one it is over subjects alone.
+    pub(super) fn estimates<const M: usize>(
+        &self,
+        statistics: impl Fn([f64; K]) -> [f64; M] + Sync,
+        seed: u64,
+    ) -> [Estimate; M] {
+        let subjects = self.sums.len() / self.seeds;
+        let all = self.by_seed(&statistics);
+        let drawn = resampled(seed, |random| {
+            let total = self.total((0..subjects).map(|_| random.below(subjects)));
+            let by_seed: Vec<[f64; M]> = total.into_iter().map(&statistics).collect();
+            match self.seeds {
+                1 => by_seed[0],
+                seeds => mean((0..seeds).map(|_| by_seed[random.below(seeds)])),
+            }
+        });
+        let value = mean(all.into_iter());
+        std::array::from_fn(|m| Estimate::new(value[m], drawn.iter().map(|d| d[m]).collect()))
+    }
+
+    fn total(&self, subjects: impl Iterator<Item = usize>) -> Vec<[f64; K]> {
+        let mut total = vec![[0.0; K]; self.seeds];
+        for subject in subjects {
+            let sums = &self.sums[subject * self.seeds..][..self.seeds];
+            total.iter_mut().zip(sums).for_each(|(total, sums)| add(total, sums));
+        }
+        total
+    }
+}
+
+fn add<const K: usize>(total: &mut [f64; K], values: &[f64; K]) {
+    total.iter_mut().zip(values).for_each(|(t, v)| *t += v);
+}
+
+fn mean<const M: usize>(values: impl ExactSizeIterator<Item = [f64; M]>) -> [f64; M] {
+    let n = values.len() as f64;
+    let mut total = [0.0; M];
+    values.for_each(|v| add(&mut total, &v));
+    total.map(|t| t / n)
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! What predictions are worth: the table of predictions, the metrics of brain age with intervals over subjects,
-//! and the paired comparison of two models on the same people.
+//! and the paired comparison of two models on the same people. [`trial`] compares ways to pretrain by them.
 pub mod age_metrics;
 pub mod agreement;
+pub mod arms;
 pub mod bootstrap;
+pub mod comparison;
+pub mod gap;
 pub mod paired;
 pub mod predictions;
+pub mod probe;
 mod statistics;
+pub mod trial;
 
 use std::path::PathBuf;
 
@@ -54,6 +59,25 @@ pub enum Error {
         /// How many there are.
         found: usize,
     },
+    /// A gap that cannot be corrected for age.
+    #[error("seed {seed}, fold {fold}: the gap cannot be corrected: {problem}")]
+    Calibration {
+        /// The seed of the training.
+        seed: u64,
+        /// The fold it held out.
+        fold: usize,
+        /// Why not.
+        problem: String,
+    },
+    /// Scans could not be trained on.
+    #[error(transparent)]
+    Train(#[from] crate::train::Error),
+    /// A dataset, a cache or a split could not be used.
+    #[error(transparent)]
+    Data(#[from] crate::data::Error),
+    /// A study that cannot be, or whose files are damaged.
+    #[error("{0}")]
+    Setup(String),
     /// Two tables without two people in common.
     #[error("{found} subject(s) with a known age in both tables; a paired comparison needs at least 2")]
     TooFewInCommon {

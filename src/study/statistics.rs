@@ -19,6 +19,12 @@ pub(super) fn sum_of_products(x: &[f64], y: &[f64]) -> f64 {
     x.iter().zip(y).map(|(x, y)| (x - mean_x) * (y - mean_y)).sum()
 }
 
+/// Σ (x - mean x)² from n, Σ x and Σ x²; NaN where rounding is all that is left of it.
+pub(super) fn deviations(n: f64, sum: f64, squares: f64) -> f64 {
+    let deviations = squares - sum * sum / n;
+    if deviations > 1e-12 * squares { deviations } else { f64::NAN }
+}
+
 /// Pearson's r; NaN when `x` or `y` is constant.
 pub(super) fn correlation(x: &[f64], y: &[f64]) -> f64 {
     sum_of_products(x, y) / (sum_of_products(x, x) * sum_of_products(y, y)).sqrt()

@@ -130,6 +130,8 @@ impl Loss {
 pub struct Training {
     /// Times that every scan is seen.
     pub epochs: usize,
+    /// Updates after which the run ends, however many epochs that takes; 0 for what `epochs` says.
+    pub steps: u64,
     /// Scans in a batch.
     pub batch: usize,
     /// Batches whose gradients are averaged into one update.
@@ -248,6 +250,7 @@ impl Default for Pretrain {
             modality_weights: Vec::new(),
             train: Training {
                 epochs: 200,
+                steps: 0,
                 batch: 16,
                 accumulate: 1,
                 lr: 1.5e-3,
@@ -278,6 +281,7 @@ impl Default for Finetune {
             drop_path: 0.1,
             train: Training {
                 epochs: 20,
+                steps: 0,
                 batch: 8,
                 accumulate: 1,
                 lr: 5e-4,

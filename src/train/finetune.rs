@@ -6,14 +6,14 @@ use super::infer::AgePredictor;
 use super::readout::{self, Readout};
 use super::samples::{Dropout, Samples};
 use super::schedule::layer_scale;
-use super::session::{Computer, Draw, Job, Losses, Session};
+use super::session::{Computer, Draw, Job, Losses, Run, Session};
 use super::variants::Variants;
 use crate::data::{Assignment, Cache, Split, TEST, TRAIN, VALIDATION};
 use crate::error::OnFile;
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
 use crate::model::{Encoder, brain_age, brain_age::BrainAge, init};
-use crate::program::{Arrays, Device, Optimiser};
+use crate::program::{Arrays, Optimiser};
 use crate::tape::Tape;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -41,8 +41,8 @@ pub enum HeldOut<'a> {
     Given(&'a Assignment, &'a Path),
 }
 
-/// Trains brain age on the scans of `cache` that have an age, in `folder`: once, or for folds in as many folders, each
-/// holding out another part. Returns predictions for what was held out.
+/// Trains brain age on the scans of `cache` that have an age: once, or for folds in as many folders, each holding out
+/// another part. Returns predictions for what was held out.
 ///
 /// # Errors
 /// Settings or a pretrained model that do not fit the cache, too few ages, a loss that is not finite, files that
@@ -52,10 +52,9 @@ pub fn finetune(
     from: Option<&Checkpoint>,
     settings: &Finetune,
     held_out: HeldOut<'_>,
-    device: &Device,
-    folder: &Path,
-    resume: bool,
+    run: Run<'_>,
 ) -> Result<Vec<Tested>, Error> {
+    let folder = run.folder;
     settings.train.check().map_err(Error::Setup)?;
     check_dropout(settings.modality_dropout).map_err(Error::Setup)?;
     let encoder = match from {
@@ -68,7 +67,7 @@ pub fn finetune(
         let few = format!("{} scans of the cache have an age: brain age needs at least 4", aged.len());
         return Err(Error::Setup(few + " (an `age` column in participants.tsv or in the manifest)"));
     }
-    let tuning = Tuning { samples, encoder, from, settings, device, resume };
+    let tuning = Tuning { samples, encoder, from, settings, run };
     let split = match held_out {
         HeldOut::Validation => {
             let (rows, held_out, split) = holdout(samples, &aged, &settings.train, folder)?;
@@ -154,14 +153,13 @@ struct Tuning<'a> {
     encoder: Encoder,
     from: Option<&'a Checkpoint>,
     settings: &'a Finetune,
-    device: &'a Device,
-    resume: bool,
+    run: Run<'a>,
 }
 
 impl Tuning<'_> {
     /// Predictions for samples `numbers` by the model in `folder`.
     fn test(&self, numbers: &[usize], fold: Option<usize>, folder: &Path) -> Result<Vec<Tested>, Error> {
-        let mut model = AgePredictor::new(&Checkpoint::read(folder)?, self.device)?;
+        let mut model = AgePredictor::new(&Checkpoint::read(folder)?, self.run.device)?;
         let years = model.predict_samples(self.samples, numbers)?;
         let tested = |(&number, years)| Tested { row: self.samples.first(number), years, fold };
         Ok(numbers.iter().zip(years).map(tested).collect())
@@ -189,7 +187,7 @@ impl Tuning<'_> {
         let optimiser = Optimiser::record(&mut tape, &losses, settings.train.recipe(), rate);
         let kept = [optimiser.kept(), vec![recorded.loss.loss, recorded.loss.per_sample]].concat();
         let first = init::first_weights(&tape, encoder, settings.train.seed);
-        let mut machine = self.device.machine(tape, &kept).map_err(|e| Error::of_machine(e, batch))?;
+        let mut machine = self.run.device.machine(tape, &kept).map_err(|e| Error::of_machine(e, batch))?;
         machine.load(&first)?;
         if let Some(checkpoint) = self.from {
             checkpoint.load_into(&mut *machine, &["fc_norm.", "head."])?;
@@ -208,8 +206,9 @@ impl Tuning<'_> {
             pretrained_on,
         };
         let training = &settings.train;
-        Session { job: &job, optimiser: &optimiser, training, batch, learned, watched, folder, title }
-            .run(&mut *machine, self.resume)
+        let run = Run { folder, ..self.run };
+        Session { job: &job, optimiser: &optimiser, training, batch, learned, watched, run, title }
+            .train(&mut *machine)
     }
 }
 

@@ -5,7 +5,7 @@ use super::readout::{self, Readout};
 use super::samples::{Samples, Volumes};
 use crate::image::BACKGROUND;
 use crate::machine::cuda;
-use crate::model::{Encoder, brain_age, brain_age::BrainAge};
+use crate::model::{Encoder, brain_age, brain_age::BrainAge, init};
 use crate::ops::AgeLoss;
 use crate::program::{Device, Machine};
 use crate::tape::{Tape, Tensor};
@@ -29,18 +29,12 @@ struct Seen {
 }
 
 impl Forward {
-    fn new(
-        checkpoint: &Checkpoint,
-        device: &Device,
-        encoder: &Encoder,
-        loss: AgeLoss,
-        new: &[&str],
-    ) -> Result<Self, Error> {
+    /// Without weights yet.
+    fn new(device: &Device, encoder: &Encoder, loss: AgeLoss) -> Result<Self, Error> {
         let mut tape = Tape::default();
         let volume = encoder.volume(&mut tape, BATCH);
         let model = BrainAge { encoder: encoder.clone(), loss }.record(&mut tape, volume, false);
-        let mut machine = device.machine(tape, &[model.features, model.pred])?;
-        checkpoint.load_into(&mut *machine, new)?;
+        let machine = device.machine(tape, &[model.features, model.pred])?;
         Ok(Forward { machine, encoder: encoder.clone(), volume, model })
     }
     /// What the model makes of each of `heads`.
@@ -93,7 +87,8 @@ impl AgePredictor {
         let problem = |reason| Error::Checkpoint { path: checkpoint.path.clone(), reason };
         let readout = || Readout::of_arrays(&checkpoint.arrays, encoder).map_err(problem);
         let readout = head.readout.then(readout).transpose()?;
-        let forward = Forward::new(checkpoint, device, encoder, head.loss, &[])?;
+        let mut forward = Forward::new(device, encoder, head.loss)?;
+        checkpoint.load_into(&mut *forward.machine, &[])?;
         Ok(AgePredictor { forward, head: *head, readout })
     }
     /// The modalities it may be given, of which a head has one at least.
@@ -153,9 +148,20 @@ impl Embedder {
     /// # Errors
     /// Weights that do not fit.
     pub fn new(checkpoint: &Checkpoint, device: &Device) -> Result<Self, Error> {
-        let new = ["fc_norm.", "head."];
         let encoder = checkpoint.card.task.encoder();
-        Ok(Embedder { forward: Forward::new(checkpoint, device, encoder, AgeLoss::L1, &new)? })
+        let mut forward = Forward::new(device, encoder, AgeLoss::L1)?;
+        checkpoint.load_into(&mut *forward.machine, &["fc_norm.", "head."])?;
+        Ok(Embedder { forward })
+    }
+    /// With the weights that training with `seed` begins with.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn untrained(encoder: &Encoder, seed: u64, device: &Device) -> Result<Self, Error> {
+        let mut forward = Forward::new(device, encoder, AgeLoss::L1)?;
+        let first = init::first_weights(forward.machine.tape(), encoder, seed);
+        forward.machine.load(&first)?;
+        Ok(Embedder { forward })
     }
     /// Features `[D]` of each of `heads`.
     ///

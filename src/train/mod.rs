@@ -18,3 +18,4 @@ mod variants;
 
 pub use checkpoint::{Card, Checkpoint};
 pub use error::Error;
+pub use session::Run;

@@ -3,30 +3,39 @@ use super::checkpoint::{Card, Progress, Task};
 use super::config::{Patches, Pretrain, check_dropout};
 use super::finetune::{given_parts, holdout};
 use super::samples::{Dropout, Samples, Shown};
-use super::session::{Computer, Draw, Job, Losses, Session};
+use super::session::{Computer, Draw, Job, Losses, Run, Session};
 use super::{Error, variants::Variants};
 use crate::data::{Assignment, Cache};
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose, STREAM};
 use crate::model::{Mae, init, mae};
 use crate::ops;
-use crate::program::{Device, Optimiser};
+use crate::program::Optimiser;
 use crate::tape::{Tape, Tensor};
 use std::path::Path;
 
-/// Trains a masked autoencoder on `cache` in `folder`, on `device`: on all scans, or on those that the file at `given`
-/// has in part "train".
+/// What a masked autoencoder learns from.
+#[derive(Clone, Copy, Debug)]
+pub enum Learn<'a> {
+    /// All samples of the cache.
+    All,
+    /// Those whose subject is in part "train" of a file, and where that was read.
+    Given(&'a Assignment, &'a Path),
+    /// These samples, by number; nothing is watched.
+    Samples(&'a [usize]),
+}
+
+/// Trains a masked autoencoder on `cache`.
 ///
 /// # Errors
 /// Settings that do not fit the cache, a loss that is not finite, files that cannot be written.
 pub fn pretrain(
     cache: &Cache,
     settings: &Pretrain,
-    given: Option<(&Assignment, &Path)>,
-    device: &Device,
-    folder: &Path,
-    resume: bool,
+    learn: Learn<'_>,
+    run: Run<'_>,
 ) -> Result<Progress, Error> {
+    let folder = run.folder;
     settings.train.check().map_err(Error::Setup)?;
     check_dropout(settings.modality_dropout).map_err(Error::Setup)?;
     let mae = settings.model.mae(cache.modalities(), cache.grid()).map_err(Error::Setup)?;
@@ -34,17 +43,18 @@ pub fn pretrain(
     let shares = settings.shares(modalities).map_err(Error::Setup)?;
     let samples = Samples::of(cache, modalities).map_err(Error::Setup)?;
     let all: Vec<usize> = (0..samples.len()).collect();
-    let (learned, watched, split) = match given {
-        None => holdout(&samples, &all, &settings.train, folder)?,
-        Some((assignment, path)) if assignment.is_folds() => {
+    let (learned, watched, split) = match learn {
+        Learn::All => holdout(&samples, &all, &settings.train, folder)?,
+        Learn::Given(assignment, path) if assignment.is_folds() => {
             let problem =
                 "has folds; pretraining learns from one part, train: make it with --split holdout:F";
             return Err(Error::Setup(format!("{} {problem}", path.display())));
         }
-        Some((assignment, path)) => {
+        Learn::Given(assignment, path) => {
             let split = assignment.split(&samples.members(&all), path)?;
             given_parts(&samples, &split, &settings.train, false, folder)?
         }
+        Learn::Samples(numbers) => (numbers.to_vec(), Vec::new(), samples.hash(numbers)),
     };
     let batch = settings.train.batch.min(learned.len());
 
@@ -63,7 +73,8 @@ pub fn pretrain(
     let read = recorded.losses.iter().zip(&inputs.targets);
     let read: Vec<Tensor> = read.flat_map(|(l, target)| [l.loss, l.per_patch, target.weight]).collect();
     let first = init::first_weights(&tape, &mae.encoder, settings.train.seed);
-    let mut machine = device
+    let mut machine = run
+        .device
         .machine(tape, &[optimiser.kept(), read].concat())
         .map_err(|error| Error::of_machine(error, batch))?;
     machine.load(&first)?;
@@ -84,8 +95,8 @@ pub fn pretrain(
     };
     let (training, title) = (&settings.train, "pretraining");
     let (learned, watched) = (&learned[..], &watched[..]);
-    Session { job: &job, optimiser: &optimiser, training, batch, learned, watched, folder, title }
-        .run(&mut *machine, resume)
+    Session { job: &job, optimiser: &optimiser, training, batch, learned, watched, run, title }
+        .train(&mut *machine)
 }
 
 struct Pretraining<'a> {

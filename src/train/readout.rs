@@ -7,7 +7,10 @@
 //! distributions), the weights come from ridge regression in closed form, its strength from leave-one-out.
 use super::samples::Volumes;
 use crate::image::BACKGROUND;
-use crate::machine::{Into, Mat, MatMut, Threads, gemm};
+use crate::machine::{
+    Mat,
+    ridge::{Penalised, Ridge},
+};
 use crate::model::Encoder;
 use crate::ops::Patches;
 use crate::program::{Array, Arrays};
@@ -116,90 +119,22 @@ pub fn fit(features: &[Vec<f32>], ages: &[f64]) -> Fitted {
     let mean: Vec<f64> = (0..len).into_par_iter().map(mean_of).collect();
     let centre = |(&f, m): (&f32, &f64)| if f.is_nan() { 0.0 } else { f64::from(f) - m };
     let centred: Vec<f64> = features.iter().flat_map(|f| f.iter().zip(&mean).map(centre)).collect();
-    let rows = Mat::rows(&centred, [n, len]);
-    let mut kernel = vec![0.0; n * n];
-    gemm(MatMut::rows(&mut kernel, [n, n]), rows, rows.t(), 1.0, Into::Replace, Threads::All);
+    let ridge = Ridge::new(Mat::rows(&centred, [n, len]));
 
     let age_mean = ages.iter().sum::<f64>() / n as f64;
     let targets: Vec<f64> = ages.iter().map(|a| a - age_mean).collect();
-    let unit = (0..n).map(|i| kernel[i * n + i]).sum::<f64>() / n as f64;
-    let solve = |penalty: &f64| Dual::solve(&kernel, &targets, penalty * unit);
-    let best = PENALTIES.iter().map(solve).min_by(|a, b| a.error().total_cmp(&b.error()));
-    let best = best.expect("there are penalties");
-    let weight: Vec<f64> = (0..len)
-        .into_par_iter()
-        .map(|j| best.coefficients.iter().enumerate().map(|(i, c)| c * centred[i * len + j]).sum())
-        .collect();
+    let targets = Mat::rows(&targets, [n, 1]);
+    // Scans that are all the same have no unit, and weights of 0 with any.
+    let unit = Some(ridge.mean_square()).filter(|u| *u > 0.0).unwrap_or(1.0);
+    let error = |p: &Penalised<'_>| p.left_out_errors(targets).iter().map(|e| e * e).sum::<f64>();
+    let best = PENALTIES.iter().filter_map(|penalty| ridge.penalised(penalty * unit));
+    let best = best.min_by(|a, b| error(a).total_cmp(&error(b)));
+    let best = best.expect("a penalty makes any finite features positive definite");
+    let weight = best.weights(targets);
     let single = |values: Vec<f64>| values.into_iter().map(|v| v as f32).collect();
     let readout = Readout { weight: single(weight), mean: single(mean), bias: age_mean };
-    let left_out = ages.iter().zip(&best.left_out_errors).map(|(age, error)| age - error).collect();
+    let left_out = ages.iter().zip(best.left_out_errors(targets)).map(|(age, error)| age - error).collect();
     Fitted { readout, left_out }
-}
-
-/// Ridge regression with a free intercept, in its dual form: coefficients `c = (K + penalty)⁻¹ y` of the centred
-/// kernel, and leave-one-out errors `(y - ŷ)ᵢ / (1 - hᵢ)` with the leverages h of the hat matrix
-/// `1/n + K (K + penalty)⁻¹` (Allen's PRESS).
-struct Dual {
-    coefficients: Vec<f64>,
-    left_out_errors: Vec<f64>,
-}
-
-impl Dual {
-    fn solve(kernel: &[f64], targets: &[f64], penalty: f64) -> Dual {
-        let n = targets.len();
-        let mut matrix = kernel.to_vec();
-        (0..n).for_each(|i| matrix[i * n + i] += penalty);
-        let inverse = Cholesky::of(matrix, n).inverse();
-        let row = |i: usize| &inverse[i * n..(i + 1) * n];
-        let coefficients: Vec<f64> =
-            (0..n).map(|i| row(i).iter().zip(targets).map(|(a, y)| a * y).sum()).collect();
-        // K (K + p)⁻¹ = 1 - p (K + p)⁻¹, so the residuals are p c and the leverages 1/n + 1 - p (K + p)⁻¹ᵢᵢ.
-        let error = |i: usize| penalty * coefficients[i] / (penalty * row(i)[i] - 1.0 / n as f64);
-        Dual { left_out_errors: (0..n).map(error).collect(), coefficients }
-    }
-    fn error(&self) -> f64 {
-        self.left_out_errors.iter().map(|e| e * e).sum()
-    }
-}
-
-/// A positive definite matrix as `l lᵀ`, l lower triangular.
-struct Cholesky {
-    l: Vec<f64>,
-    n: usize,
-}
-
-impl Cholesky {
-    fn of(mut a: Vec<f64>, n: usize) -> Cholesky {
-        for j in 0..n {
-            let (above, below) = a.split_at_mut((j + 1) * n);
-            let row = &mut above[j * n..];
-            let diagonal = (row[j] - row[..j].iter().map(|x| x * x).sum::<f64>()).sqrt();
-            row[j] = diagonal;
-            let row = &above[j * n..j * n + j];
-            below.par_chunks_exact_mut(n).for_each(|other| {
-                let inner: f64 = row.iter().zip(&other[..j]).map(|(x, y)| x * y).sum();
-                other[j] = (other[j] - inner) / diagonal;
-            });
-        }
-        Cholesky { l: a, n }
-    }
-    /// Column by column: `l lᵀ x = e`.
-    fn inverse(&self) -> Vec<f64> {
-        let (l, n) = (&self.l, self.n);
-        let mut inverse = vec![0.0; n * n];
-        inverse.par_chunks_exact_mut(n).enumerate().for_each(|(column, x)| {
-            x[column] = 1.0;
-            for i in 0..n {
-                let inner: f64 = l[i * n..i * n + i].iter().zip(&x[..i]).map(|(l, x)| l * x).sum();
-                x[i] = (x[i] - inner) / l[i * n + i];
-            }
-            for i in (0..n).rev() {
-                let inner: f64 = (i + 1..n).map(|k| l[k * n + i] * x[k]).sum();
-                x[i] = (x[i] - inner) / l[i * n + i];
-            }
-        });
-        inverse
-    }
 }
 
 #[cfg(test)]
@@ -237,47 +172,6 @@ mod tests {
             (features[1].clone(), [&features[1][..1], &[f32::NAN], &features[1][2..]].concat());
         at_mean[1] = readout.mean[1];
         assert_relative_eq!(readout.years(&missing), readout.years(&at_mean), epsilon = 1e-9);
-    }
-
-    /// The formula agrees with fitting again without each scan, at the one penalty that a single choice leaves.
-    #[test]
-    fn leave_one_out_is_what_refitting_gives() {
-        let (features, ages) = cohort(20, 30);
-        let n = ages.len();
-        let kernel = |f: &[Vec<f32>]| -> Vec<f64> {
-            let mean: Vec<f64> =
-                (0..30).map(|j| f.iter().map(|f| f64::from(f[j])).sum::<f64>() / f.len() as f64).collect();
-            let centred: Vec<Vec<f64>> =
-                f.iter().map(|f| f.iter().zip(&mean).map(|(&x, m)| f64::from(x) - m).collect()).collect();
-            let inner = |a: &Vec<f64>, b: &Vec<f64>| a.iter().zip(b).map(|(x, y)| x * y).sum();
-            centred.iter().flat_map(|a| centred.iter().map(move |b| inner(a, b))).collect()
-        };
-        let centre = |ages: &[f64]| -> (f64, Vec<f64>) {
-            let mean = ages.iter().sum::<f64>() / ages.len() as f64;
-            (mean, ages.iter().map(|a| a - mean).collect())
-        };
-        let all = Dual::solve(&kernel(&features), &centre(&ages).1, 7.0);
-        for out in [0, 7, 19] {
-            let others: Vec<usize> = (0..n).filter(|&i| i != out).collect();
-            let f: Vec<Vec<f32>> = others.iter().map(|&i| features[i].clone()).collect();
-            let a: Vec<f64> = others.iter().map(|&i| ages[i]).collect();
-            let (mean, targets) = centre(&a);
-            let fitted = Dual::solve(&kernel(&f), &targets, 7.0);
-            let means: Vec<f64> =
-                (0..30).map(|j| f.iter().map(|f| f64::from(f[j])).sum::<f64>() / f.len() as f64).collect();
-            let years: f64 = (0..30)
-                .map(|j| {
-                    let w: f64 = fitted
-                        .coefficients
-                        .iter()
-                        .zip(&f)
-                        .map(|(c, f)| c * (f64::from(f[j]) - means[j]))
-                        .sum();
-                    w * (f64::from(features[out][j]) - means[j])
-                })
-                .sum();
-            assert_relative_eq!(ages[out] - (mean + years), all.left_out_errors[out], max_relative = 1e-9);
-        }
     }
 
     #[test]

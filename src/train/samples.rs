@@ -82,6 +82,14 @@ impl<'a> Samples<'a> {
         let member = |&row: &usize| Member { row, subject: &self.scan(row).subject, age: self.age(row) };
         numbers.iter().map(member).collect()
     }
+    /// BLAKE3 of the images of `numbers` in this order, in hexadecimal.
+    pub fn hash(&self, numbers: &[usize]) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for row in numbers.iter().flat_map(|&n| self.rows(n).iter().flatten()) {
+            hasher.update(self.cache.scans()[*row].measured.blake3.as_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
     /// The subjects of `numbers`, each once, sorted.
     pub fn subjects(&self, numbers: &[usize]) -> Vec<String> {
         let mut subjects: Vec<String> = numbers.iter().map(|&n| self.scan(n).subject.clone()).collect();

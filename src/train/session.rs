@@ -9,7 +9,7 @@ use super::samples::Samples;
 use super::{Error, schedule::learning_rate};
 use crate::machine::cuda;
 use crate::machine::philox::{Philox, Purpose};
-use crate::program::{Arrays, Machine, Optimiser};
+use crate::program::{Arrays, Device, Machine, Optimiser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -53,7 +53,20 @@ pub trait Job {
     }
 }
 
-/// One run: a job on some samples, in a folder.
+/// Where a run is computed and kept.
+#[derive(Clone, Copy)]
+pub struct Run<'a> {
+    /// What computes.
+    pub device: &'a Device,
+    /// Where checkpoints and logs go.
+    pub folder: &'a Path,
+    /// Whether it goes on from the last checkpoint in the folder, if there is one.
+    pub resume: bool,
+    /// Whether it shows its progress on standard error.
+    pub shown: bool,
+}
+
+/// One run: a job on some samples.
 pub struct Session<'a> {
     /// What is trained.
     pub job: &'a dyn Job,
@@ -67,8 +80,8 @@ pub struct Session<'a> {
     pub learned: &'a [usize],
     /// Samples to watch the loss on.
     pub watched: &'a [usize],
-    /// Where checkpoints and logs go.
-    pub folder: &'a Path,
+    /// Where it is computed and kept.
+    pub run: Run<'a>,
     /// How the run is called beside its progress bar.
     pub title: &'a str,
 }
@@ -78,15 +91,23 @@ impl Session<'_> {
     fn updates(&self) -> u64 {
         (self.learned.len() / (self.batch * self.training.accumulate)).max(1) as u64
     }
-    /// Runs to the last epoch, or until the watched loss has not fallen for too long; from the last checkpoint if
-    /// `resume` is set and there is one.
+    /// Updates in all.
+    fn steps(&self) -> u64 {
+        let Training { steps, epochs, .. } = *self.training;
+        if steps > 0 { steps } else { self.updates() * epochs as u64 }
+    }
+    /// Epochs in all; the last may be cut short.
+    fn epochs(&self) -> usize {
+        self.steps().div_ceil(self.updates()) as usize
+    }
+    /// Runs to the last epoch, or until the watched loss has not fallen for too long.
     ///
     /// # Errors
     /// A loss that is not finite; files that cannot be written, or a checkpoint that does not fit.
-    pub fn run(&self, machine: &mut Computer, resume: bool) -> Result<Progress, Error> {
+    pub fn train(&self, machine: &mut Computer) -> Result<Progress, Error> {
         let mut progress = Progress::default();
-        let last = self.folder.join("last.safetensors");
-        if resume && last.exists() {
+        let last = self.run.folder.join("last.safetensors");
+        if self.run.resume && last.exists() {
             let checkpoint = Checkpoint::read(&last)?;
             checkpoint.load_into(machine, &[])?;
             if let Some(name) = self.optimiser.restore(machine, &checkpoint.arrays)? {
@@ -97,11 +118,11 @@ impl Session<'_> {
             progress = checkpoint.card.progress;
         }
         let mut log = match progress.steps {
-            0 => Log::create(self.folder)?,
-            done => Log::resume(self.folder, done - 1)?,
+            0 => Log::create(self.run.folder)?,
+            done => Log::resume(self.run.folder, done - 1)?,
         };
-        let bar = Bar::new(self.title, self.training.epochs, self.updates(), progress);
-        for epoch in progress.epochs..self.training.epochs {
+        let bar = Bar::new(self.title, self.epochs(), self.steps(), progress, self.run.shown);
+        for epoch in progress.epochs..self.epochs() {
             if self.out_of_patience(&progress) {
                 break;
             }
@@ -115,7 +136,7 @@ impl Session<'_> {
             if better {
                 (progress.best, progress.best_epoch) = (watched, epoch + 1);
             }
-            let checkpoint = progress.epochs == self.training.epochs
+            let checkpoint = progress.epochs == self.epochs()
                 || progress.epochs.is_multiple_of(self.training.checkpoint_epochs)
                 || self.out_of_patience(&progress);
             if better || (watched.is_none() && checkpoint) {
@@ -144,17 +165,17 @@ impl Session<'_> {
         log: &mut Log,
         bar: &Bar,
     ) -> Result<f64, Error> {
-        let (training, updates) = (self.training, self.updates());
-        let total = updates * training.epochs as u64;
+        let (training, updates, total) = (self.training, self.updates(), self.steps());
         let warmup = (training.warmup_epochs * updates as f64).round() as u64;
         let mut order = self.learned.to_vec();
         Philox::new(training.seed, Purpose::Shuffle, epoch as u64, 0).shuffle(&mut order);
         let mut order = order.iter().copied().cycle();
-        let batches = 0..updates * training.accumulate as u64;
+        let now = updates.min(total - progress.steps);
+        let batches = 0..now * training.accumulate as u64;
         let batches = batches.map(|_| order.by_ref().take(self.batch).collect::<Vec<usize>>());
         let mut batches = batches.peekable();
         let mut sum = 0.0;
-        for _ in 0..updates {
+        for _ in 0..now {
             let (step, start) = (progress.steps, Instant::now());
             let rate = learning_rate(step, total, warmup, training.lr, training.min_lr);
             let (mut loss, mut parts) = (0.0, BTreeMap::<String, Vec<f64>>::new());
@@ -185,7 +206,7 @@ impl Session<'_> {
             progress.steps += 1;
             sum += loss;
         }
-        Ok(sum / updates as f64)
+        Ok(sum / now as f64)
     }
     /// The mean loss of samples `numbers`, or an error that names the scans it is not finite for.
     fn finite_mean(&self, losses: &[f64], numbers: &[usize], step: u64) -> Result<f64, Error> {
@@ -227,7 +248,7 @@ impl Session<'_> {
     fn write_model(&self, machine: &mut Computer, progress: Progress) -> Result<(), Error> {
         let mut weights = self.optimiser.averaged(machine, |machine| machine.weights())?;
         weights.extend(self.job.extras());
-        Checkpoint::write(&self.folder.join("model.safetensors"), &self.job.card(progress), &weights)
+        Checkpoint::write(&self.run.folder.join("model.safetensors"), &self.job.card(progress), &weights)
     }
 }
 
@@ -240,16 +261,17 @@ struct Bar {
 }
 
 impl Bar {
-    fn new(title: &str, epochs: usize, updates: u64, done: Progress) -> Self {
-        let lines = !std::io::stderr().is_terminal();
-        let target = if lines { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(Some(epochs as u64 * updates), target);
+    fn new(title: &str, epochs: usize, steps: u64, done: Progress, shown: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        let bar = shown && terminal;
+        let target = if bar { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(steps), target);
         let style = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {msg}, {eta} left");
         bar.set_style(style.expect("the template is valid"));
         bar.set_prefix(title.to_owned());
         bar.set_position(done.steps);
         bar.reset_eta();
-        Bar { bar, title: title.to_owned(), epochs, lines }
+        Bar { bar, title: title.to_owned(), epochs, lines: shown && !terminal }
     }
     fn update(&self, loss: f64, volumes: usize, took: Duration) {
         let rate = volumes as f64 / took.as_secs_f64().max(1e-9);
