@@ -80,7 +80,8 @@ fn arms_have_equal_scans_and_nobody_is_tested_by_a_model_that_saw_them() {
 
     let arms = table(&out.join("table.tsv"));
     let names: Vec<&str> = arms.iter().map(|arm| arm["arm"].as_str()).collect();
-    let expected = ["random", "qc-low", "qc-high", "level-2", "erase", "erase-50%", "all", "scratch", "readout"];
+    let expected =
+        ["random", "qc-low", "qc-high", "level-2", "erase", "erase-50%", "all", "scratch", "readout"];
     assert_eq!(names, expected);
     for arm in &arms {
         let (scans, same) = (&arm["scans"], &arms[0]["scans"]);
@@ -99,7 +100,8 @@ fn arms_have_equal_scans_and_nobody_is_tested_by_a_model_that_saw_them() {
             let record: serde_json::Value =
                 serde_json::from_slice(&fs::read(unit.join("unit.json")).unwrap()).unwrap();
             let tested = record["fine_tuned"].as_array().into_iter().chain(record["frozen"].as_array());
-            let tested: BTreeSet<&str> = tested.flatten().map(|row| row["subject"].as_str().unwrap()).collect();
+            let tested: BTreeSet<&str> =
+                tested.flatten().map(|row| row["subject"].as_str().unwrap()).collect();
             assert_eq!(tested.len(), 6);
             let list = unit.join("scans.tsv");
             let trained = if list.exists() { table(&list) } else { Vec::new() };
@@ -139,7 +141,8 @@ fn an_external_cohort_shares_one_pretraining_and_more_modalities_are_an_arm() {
     let names: Vec<String> = table(&out.join("table.tsv")).iter().map(|arm| arm["arm"].clone()).collect();
     assert_eq!(names, ["random", "multimodal", "scratch", "readout"]);
     let drawn = |arm: &str| table(&out.join(format!("runs/{arm}/seed-1/scans.tsv")));
-    let subjects = |arm: &str| drawn(arm).iter().map(|row| row["subject"].clone()).collect::<BTreeSet<String>>();
+    let subjects =
+        |arm: &str| drawn(arm).iter().map(|row| row["subject"].clone()).collect::<BTreeSet<String>>();
     assert_eq!(subjects("random"), subjects("multimodal"));
     // A fifth of twelve people is kept out.
     assert_eq!(subjects("random").len(), 10);

@@ -1,12 +1,17 @@
 //! `gyrus report`: a page on a run.
-use super::{device::Device, inputs::Inputs, run_folder::models};
+use super::{
+    device::Device,
+    inputs::Inputs,
+    run_folder::models,
+    study::data::{is_study, open},
+};
 use crate::{
     data::Cache,
     error::OnFile,
     file::write_bytes,
     model::Mae,
-    report::{brain_age, pretraining, pretraining::Reconstructed, qc, viewer::Example},
-    study::predictions,
+    report::{brain_age, pretraining, pretraining::Reconstructed, qc, study},
+    study::{predictions, trial::collect, trial::results::Example},
     train::{Checkpoint, checkpoint::Task, reconstruct::Reconstructor},
 };
 use std::{
@@ -19,8 +24,8 @@ use std::{
 /// Write a page on a run: one HTML file that needs no network and nothing beside it.
 ///
 /// RUN is a run of gyrus pretrain (settings, curves, reconstructions in a viewer of slices), a run of gyrus finetune
-/// (errors with intervals, predicted against true age, the worst scans), or the folder of gyrus qc (every scan with its
-/// slices, grade and faults).
+/// (errors with intervals, predicted against true age, the worst scans), the folder of gyrus qc (every scan with its slices,
+/// grade and faults), or that of gyrus study (arms, their differences and what these allow one to say), finished or not.
 ///
 /// Example: gyrus report runs/mae
 #[derive(Debug, clap::Args)]
@@ -62,10 +67,13 @@ fn page(args: &Args) -> Result<String, Box<dyn Error>> {
     if run.join("qc.tsv").exists() {
         return Ok(qc::page(run)?);
     }
+    if is_study(run) {
+        return Ok(study::page(&collect(&open(run)?)?, run));
+    }
     let folders = models(run);
     if !folders.iter().all(|folder| folder.join("model.safetensors").exists()) {
-        let wanted = "it has neither model.safetensors nor qc.tsv; give a run of gyrus pretrain or gyrus finetune, or \
-                      the folder that gyrus qc wrote";
+        let wanted = "it holds no run; give a run of gyrus pretrain or gyrus finetune, or the folder that gyrus qc or \
+                      gyrus study wrote";
         return Err(format!("{}: {wanted}", run.display()).into());
     }
     let mut read = folders.iter().map(|folder| Checkpoint::read(folder)).collect::<Result<Vec<_>, _>>()?;
@@ -105,14 +113,14 @@ fn examples(
             number += 1;
             for (modality, (original, made)) in modalities.iter().zip(input.volumes.into_iter().zip(made)) {
                 let (Some(original), Some(made)) = (original, made) else { continue };
-                let mut name = input.scan.subject.clone();
-                name.extend(input.scan.session.iter().flat_map(|session| [" ", session]));
+                let mut label = input.scan.subject.clone();
+                label.extend(input.scan.session.iter().flat_map(|session| [" ", session]));
                 if modalities.len() > 1 {
-                    name += &format!(", {modality}");
+                    label += &format!(", {modality}");
                 }
                 let (grid, spacing) = (card.preprocessing.grid, card.preprocessing.nominal_spacing());
                 let (masked, reconstruction) = (made.masked, made.volume);
-                let example = Example { name, original, masked, reconstruction, grid, spacing };
+                let example = Example { label, original, masked, reconstruction, grid, spacing };
                 examples.push(Reconstructed { example, mse: made.mse, psnr: made.psnr });
             }
         }

@@ -108,6 +108,7 @@ fn ages(table: &[Prediction], report: &Report) -> String {
         points: &points,
         fit: Some([report.slope, report.intercept]),
         range: None,
+        small: false,
     };
     let rows = predictions::rows(table);
     let (categories, errors, biases) = by_decade(&rows);
@@ -120,7 +121,7 @@ fn ages(table: &[Prediction], report: &Report) -> String {
     let error = dots("Error by decade", caption, "mean absolute error, years", errors, None);
     let caption = "Mean of prediction minus age: above 0, people look older than they are.";
     let bias = dots("Bias by decade", caption, "predicted minus true, years", biases, Some(0.0));
-    figures(&[scatter.render(), error + &bias], false)
+    figures(&[scatter.render(), format!("<div>\n{error}{bias}</div>\n")], false)
 }
 
 type ByDecade = (Vec<(String, String)>, Vec<Option<Estimate>>, Vec<Option<Estimate>>);

@@ -130,6 +130,8 @@ pub fn numbers(rows: &[(String, &str, String)]) -> String {
 pub enum Column {
     /// By value, to the right.
     Number,
+    /// Words in an order of their own.
+    Rank,
     /// By letters.
     Text,
     /// By letters; long, and may break anywhere.
@@ -203,6 +205,7 @@ impl Table {
         for (name, column) in &self.columns {
             let kind = match column {
                 Column::Number => " class=\"n\" data-sort=\"number\"",
+                Column::Rank => " data-sort=\"number\"",
                 Column::Text | Column::Path => " data-sort=\"text\"",
                 Column::Words | Column::Picture => "",
             };
@@ -223,7 +226,7 @@ impl Table {
                     Column::Number => " class=\"n\"",
                     Column::Path => " class=\"path\"",
                     Column::Words => " class=\"words\"",
-                    Column::Text | Column::Picture => "",
+                    Column::Rank | Column::Text | Column::Picture => "",
                 };
                 let tag = if i == 0 && *column != Column::Picture { "th" } else { "td" };
                 let scope = if tag == "th" { " scope=\"row\"" } else { "" };

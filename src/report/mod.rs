@@ -8,4 +8,5 @@ pub mod montage;
 pub mod pretraining;
 pub mod qc;
 mod run;
+pub mod study;
 pub mod viewer;

@@ -3,11 +3,12 @@ use super::{
     chart::Lines,
     html::{Cell, Column, Page, Table, details, figures, fixed, numbers, paragraph},
     run::{Log, facts, settings, smooth, thousands},
-    viewer::{self, Example},
+    viewer,
 };
 use crate::{
     error::FileError,
     model::Mae,
+    study::trial::results::Example,
     train::{Card, Checkpoint},
 };
 use std::path::Path;
@@ -109,7 +110,7 @@ fn reconstructions(made: &[Reconstructed], mae: &Mae, why_none: &str) -> String 
     let columns = [("Scan", Column::Path), ("MSE", Column::Number), ("PSNR, dB", Column::Number)];
     let mut table = Table::new("Error over the removed brain voxels, of intensities with SD 1", &columns);
     for Reconstructed { example, mse, psnr } in made {
-        table.row(vec![Cell::text(&example.name), Cell::number(*mse, 3), Cell::number(*psnr, 1)]);
+        table.row(vec![Cell::text(&example.label), Cell::number(*mse, 3), Cell::number(*psnr, 1)]);
     }
     let examples: Vec<&Example> = made.iter().map(|m| &m.example).collect();
     viewer::figure(&examples, &caption) + &table.render()

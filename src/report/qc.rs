@@ -177,7 +177,7 @@ fn grade(scan: &Scan) -> Cell {
 
 fn table(scans: &[Scan], order: &[usize], tiles: Option<Vec<u8>>) -> String {
     let rated = scans.iter().any(|scan| scan.rating.is_finite());
-    let mut columns = vec![("Scan", Column::Path), ("Grade", Column::Number), ("Score", Column::Number)];
+    let mut columns = vec![("Scan", Column::Text), ("Grade", Column::Rank), ("Score", Column::Number)];
     if tiles.is_some() {
         columns.insert(1, ("Axial, coronal, sagittal", Column::Picture));
     }
@@ -251,6 +251,7 @@ fn ratings(scans: &[Scan], about: &Value) -> String {
         points: &points,
         fit: None,
         range: None,
+        small: false,
     };
     let source = about["rating"]["Description"].as_str().unwrap_or_default();
     paragraph(&format!(
@@ -288,7 +289,7 @@ fn measures(names: &[String], scans: &[Scan], order: &[usize], about: &Value) ->
         cells.extend([Cell::count(values.len()), Cell::text(&word(name, "Description"))]);
         summary.row(cells);
     }
-    let mut columns = vec![("Scan", Column::Path)];
+    let mut columns = vec![("Scan", Column::Text)];
     columns.extend(names.iter().map(|name| (name.as_str(), Column::Number)));
     let mut all = Table::new("Every measure of every scan", &columns);
     for scan in order.iter().map(|&i| &scans[i]) {

@@ -6,6 +6,7 @@ use super::{
     html::{details, escape},
     montage::{self, Sample},
 };
+use crate::study::trial::results::Example;
 use flate2::{Compression, write::GzEncoder};
 use std::{fmt::Write as _, io::Write as _};
 
@@ -18,23 +19,6 @@ pub(super) const FIGURE: &str = "<figure class=\"viewer\"";
 
 /// The columns of a viewer of reconstructions.
 pub const COLUMNS: [&str; 3] = ["Original", "What the model saw", "Reconstruction"];
-
-/// One scan in the viewer.
-#[derive(Clone, Debug)]
-pub struct Example {
-    /// What it is called in the list.
-    pub name: String,
-    /// The volumes: `[x][y][z]` in RAS, z running fastest; what was hidden is NaN in the masked one.
-    pub original: Vec<f32>,
-    /// What the model saw.
-    pub masked: Vec<f32>,
-    /// What it made of that.
-    pub reconstruction: Vec<f32>,
-    /// Voxels along x, y and z.
-    pub grid: [usize; 3],
-    /// Millimetres along a voxel's edge.
-    pub spacing: f64,
-}
 
 /// The viewer of `examples`; nothing without one. `caption` is plain text.
 pub fn figure(examples: &[&Example], caption: &str) -> String {
@@ -51,7 +35,7 @@ pub fn figure(examples: &[&Example], caption: &str) -> String {
         );
     }
     for (i, example) in examples.iter().enumerate() {
-        let name = escape(&example.name);
+        let name = escape(&example.label);
         let _ = writeln!(options, "<option value=\"{i}\">{name}</option>");
         let Example { original, masked, reconstruction, .. } = example;
         let window = montage::window(original);
@@ -185,7 +169,7 @@ mod tests {
     fn a_viewer_holds_three_volumes_a_scan_and_escapes_names() {
         let volume = vec![0.5; 8 * 8 * 8];
         let example = Example {
-            name: "sub-1 <x>".into(),
+            label: "sub-1 <x>".into(),
             original: volume.clone(),
             masked: volume.clone(),
             reconstruction: volume,

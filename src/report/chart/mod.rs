@@ -66,10 +66,12 @@ fn text(class: &str, [x, y]: [f64; 2], text: &str) -> String {
 fn figure(title: &str, caption: &str, [width, height]: [f64; 2], wide: bool, body: &str) -> String {
     let (title, caption) = (escape(title), escape(caption));
     let (label, wide) = (title.clone(), if wide { " wide" } else { "" });
+    // Text is read at its size where there is room.
+    let size = 1.05 * width / 16.0;
     let caption = if caption.is_empty() { caption } else { format!("<figcaption>{caption}</figcaption>\n") };
     format!(
-        "<figure>\n<h3>{title}</h3>\n<div class=\"chart\"><svg class=\"plot{wide}\" viewBox=\"0 0 {width} {height}\" \
-         role=\"img\" aria-label=\"{label}\">\n{body}</svg></div>\n{caption}</figure>\n"
+        "<figure>\n<h3>{title}</h3>\n<div class=\"chart\"><svg class=\"plot{wide}\" style=\"max-width:{size:.1}rem\" viewBox=\"0 0 {width} \
+         {height}\" role=\"img\" aria-label=\"{label}\">\n{body}</svg></div>\n{caption}</figure>\n"
     )
 }
 

@@ -112,9 +112,9 @@ fn extremes(values: impl IntoIterator<Item = f64>) -> [f64; 2] {
     [low, high]
 }
 
-/// The step between ticks: 1, 2 or 5 of a power of ten, with 45 to 110 units of the picture between ticks.
+/// The step between ticks: 1, 2 or 5 of a power of ten, with 30 to 80 units of the picture between ticks.
 fn step(low: f64, high: f64, [from, to]: [f64; 2]) -> f64 {
-    let want = ((to - from).abs() / 62.0).max(2.0);
+    let want = ((to - from).abs() / 42.0).max(2.0);
     let rough = (high - low) / want;
     let power = 10f64.powf(rough.log10().floor());
     let lead = rough / power;

@@ -30,6 +30,8 @@ pub struct Scatter<'a> {
     /// The values that both axes show, so that charts beside each other can be compared; by default those of the
     /// points.
     pub range: Option<[f64; 2]>,
+    /// Half as large, for many beside each other.
+    pub small: bool,
 }
 
 impl Scatter<'_> {
@@ -38,7 +40,8 @@ impl Scatter<'_> {
         if self.points.is_empty() {
             return String::new();
         }
-        let area = Area { left: 38.0, right: 408.0, top: 30.0, bottom: 400.0 };
+        let (side, dot) = if self.small { (206.0, 2.2) } else { (370.0, 3.4) };
+        let area = Area { left: 38.0, right: 38.0 + side, top: 30.0, bottom: 30.0 + side };
         let values: Vec<f64> = match self.range {
             Some(range) => range.to_vec(),
             None => self.points.iter().flat_map(|p| [p.x, p.y]).collect(),
@@ -51,7 +54,7 @@ impl Scatter<'_> {
             svg += &line("grid", [x, area.top], [x, area.bottom]);
         }
         svg += &line("reference", [area.left, area.bottom], [area.right, area.top]);
-        svg += &text("tick end", [area.right - 14.0, area.top + 8.0], "equal");
+        svg += &text("tick end", [area.right, area.top - 7.0], "equal");
         if let Some([slope, intercept]) = self.fit.filter(|fit| fit.iter().all(|v| v.is_finite())) {
             let ages = self.points.iter().map(|p| p.x);
             let [low, high] = ages.fold([f64::MAX, f64::MIN], |[l, h], v| [l.min(v), h.max(v)]);
@@ -64,10 +67,10 @@ impl Scatter<'_> {
             let (x, y, label) = (x.at(p.x), y.at(p.y), escape(&p.label));
             let _ = writeln!(
                 svg,
-                "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.4\"><title>{label}</title></circle>"
+                "<circle class=\"dot\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"{dot}\"><title>{label}</title></circle>"
             );
         }
-        figure(self.title, self.caption, [430.0, 444.0], false, &(svg + "</g>\n"))
+        figure(self.title, self.caption, [area.right + 22.0, area.bottom + 44.0], false, &(svg + "</g>\n"))
     }
 }
 
@@ -86,6 +89,7 @@ mod tests {
             points: &points,
             fit: Some([0.5, 25.0]),
             range: Some([20.0, 80.0]),
+            small: false,
         };
         let svg = scatter.render();
         assert!(svg.contains("cx=\"38.0\" cy=\"30.0\" r=\"3.4\"><title>a&lt;b</title>"), "{svg}");
