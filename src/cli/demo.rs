@@ -105,6 +105,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::Parser;
 
     #[test]
     fn every_step_is_a_command_that_exists() {

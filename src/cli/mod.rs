@@ -18,6 +18,7 @@ pub mod pretrain;
 pub mod qc;
 mod qc_table;
 pub mod reconstruct;
+pub mod report;
 pub mod run_folder;
 mod sources;
 mod step;
@@ -47,6 +48,7 @@ enum Command {
     Evaluate(evaluate::Args),
     Reconstruct(reconstruct::Args),
     Embed(embed::Args),
+    Report(report::Args),
     Inspect(inspect::Args),
     Phantom(phantom::Args),
     Distort(distort::Args),
@@ -74,6 +76,7 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(args),
             Command::Reconstruct(args) => reconstruct::run(args),
             Command::Embed(args) => embed::run(args),
+            Command::Report(args) => report::run(args),
             Command::Inspect(args) => inspect::run(args),
             Command::Phantom(args) => phantom::run(args),
             Command::Distort(args) => distort::run(args),

@@ -27,8 +27,8 @@ const SHEET: usize = 400;
 
 /// Measure the quality of scans and grade them: Excellent, Acceptable, Poor or Exclude, with reasons.
 ///
-/// Writes qc.tsv (a line a scan), qc.json (what the columns are) and contact.png (worst first). Brain masks are used
-/// where the dataset has them; measures that are undefined for a scan, such as those of air for a skull-stripped one,
+/// Writes qc.tsv (a line a scan), qc.json (what the columns are), contact.png (worst first) and thumbnails.png (small
+/// slices in the order of the lines); gyrus report OUT makes a page of them. Brain masks are used where the dataset has them; measures that are undefined for a scan, such as those of air for a skull-stripped one,
 /// are n/a. A scan that cannot be read is excluded, with the reason; the exit code is then 3.
 ///
 /// Example: gyrus qc DATASET --out qc --column quality_rating
@@ -120,6 +120,8 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let sidecar = qc_table::sidecar(args.column.as_deref());
     write_bytes(&out.join("qc.json"), format!("{sidecar:#}\n").as_bytes())?;
     sheet(&rows, &out.join("contact.png"))?;
+    let tiles = contact::tiles(rows.iter().map(|row| row.thumbnail.as_ref()));
+    montage::write(&out.join("thumbnails.png"), &tiles)?;
     say(&rows, args, &weights, out)?;
     let unread = rows.iter().filter(|r| r.measured.is_err()).count();
     Ok(if unread > 0 { ExitCode::from(3) } else { ExitCode::SUCCESS })

@@ -1,7 +1,11 @@
-//! A contact sheet: many scans on one page, three small slices each, with two lines below.
+//! A contact sheet: many scans on one page, three small slices each, with two lines below; and the same slices as tiles
+//! of one picture, for pages that show some of them.
 use super::letters;
 use crate::image::Volume;
-use image::{Rgb, RgbImage};
+use image::{
+    GrayImage, Rgb, RgbImage,
+    imageops::{self, FilterType},
+};
 
 /// Pixels along an edge of a slice.
 const EDGE: usize = 96;
@@ -94,6 +98,52 @@ pub fn draw(cells: &[Cell]) -> RgbImage {
     page
 }
 
+/// Pixels of a tile, across and down.
+pub(super) const TILE: [u32; 2] = [192, 64];
+/// Tiles in a row.
+const TILES: u32 = 8;
+
+/// Where tile number `i` begins in a picture of tiles.
+pub(super) fn tile(i: usize) -> [u32; 2] {
+    let i = i as u32;
+    [i % TILES * TILE[0], i / TILES * TILE[1]]
+}
+
+/// A picture of tiles in the order they come, two thirds of their size on the sheet; what could not be read is black. Greys are
+/// in 32 steps: nobody sees it at this size, and the file is half as large.
+pub fn tiles<'a>(thumbnails: impl ExactSizeIterator<Item = Option<&'a Thumbnail>>) -> GrayImage {
+    let mut picture = empty(thumbnails.len());
+    for (i, thumbnail) in thumbnails.enumerate() {
+        let Some(Thumbnail(grey)) = thumbnail else { continue };
+        let whole =
+            GrayImage::from_raw(WIDTH, EDGE as u32, grey.clone()).expect("a thumbnail has these pixels");
+        let mut small = imageops::resize(&whole, TILE[0], TILE[1], FilterType::Triangle);
+        small.pixels_mut().for_each(|p| p.0[0] = p.0[0] / 8 * 8 + p.0[0] / 64);
+        let [x, y] = tile(i);
+        imageops::replace(&mut picture, &small, x.into(), y.into());
+    }
+    picture
+}
+
+/// Some tiles of a picture of `count`, in the order of their numbers; `None` where the picture is of another size.
+pub(super) fn pick(picture: &GrayImage, count: usize, numbers: &[usize]) -> Option<GrayImage> {
+    if picture.dimensions() != empty(count).dimensions() {
+        return None;
+    }
+    let mut picked = empty(numbers.len());
+    for (i, &number) in numbers.iter().enumerate() {
+        let ([x, y], [to_x, to_y]) = (tile(number), tile(i));
+        let one = imageops::crop_imm(picture, x, y, TILE[0], TILE[1]).to_image();
+        imageops::replace(&mut picked, &one, to_x.into(), to_y.into());
+    }
+    Some(picked)
+}
+
+fn empty(count: usize) -> GrayImage {
+    let count = count as u32;
+    GrayImage::new(TILES.min(count.max(1)) * TILE[0], count.max(1).div_ceil(TILES) * TILE[1])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,5 +165,19 @@ mod tests {
         assert!(at(48, 44) > at(48, 80), "{} {}", at(48, 44), at(48, 80));
         assert_eq!(at(WIDTH + GAP + 48, 48), 0);
         assert!(page.pixels().any(|p| p.0 == [255, 0, 0]));
+    }
+
+    #[test]
+    fn tiles_stand_in_their_order_and_can_be_picked() {
+        let grey = |v: u8| Thumbnail(vec![v; WIDTH as usize * EDGE]);
+        let thumbnails: Vec<Option<Thumbnail>> =
+            (0..10).map(|i| (i != 3).then(|| grey(10 * i as u8 + 80))).collect();
+        let picture = tiles(thumbnails.iter().map(Option::as_ref));
+        assert_eq!(picture.dimensions(), (8 * 192, 2 * 64));
+        let at = |p: &GrayImage, i: usize| p.get_pixel(tile(i)[0] + 5, tile(i)[1] + 5).0[0];
+        assert_eq!([at(&picture, 0), at(&picture, 3), at(&picture, 9)], [81, 0, 170]);
+        let picked = pick(&picture, 10, &[9, 0]).unwrap();
+        assert_eq!([at(&picked, 0), at(&picked, 1)], [170, 81]);
+        assert!(pick(&picture, 30, &[0]).is_none());
     }
 }

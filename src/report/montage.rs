@@ -3,15 +3,12 @@
 //! Neurological convention: the viewer's left is the subject's left, front and top are up; the letters in the corners
 //! of the originals say so (L, R, P, A). One grey window per sample, from its original, serves all of its columns, so
 //! brightness can be compared; the difference is orange where the reconstruction is brighter and blue where darker.
-use std::{
-    io::{Cursor, Write},
-    path::Path,
-};
+use std::{io::Cursor, path::Path};
 
-use image::{ImageFormat, Rgb, RgbImage};
+use image::{ImageBuffer, ImageFormat, Pixel, PixelWithColorType, Rgb, RgbImage};
 
 use super::letters;
-use crate::{error::FileError, file::write_whole};
+use crate::{error::FileError, file::write_bytes};
 
 /// Three volumes of one scan in model order: `[x][y][z]` in RAS, z running fastest.
 #[derive(Clone, Copy, Debug)]
@@ -127,17 +124,28 @@ pub fn draw(samples: &[Sample], dims: [usize; 3], slices: usize) -> RgbImage {
 ///
 /// # Errors
 /// [`FileError`] when the file cannot be written.
-pub fn write(path: &Path, picture: &RgbImage) -> Result<(), FileError> {
+pub fn write<P>(path: &Path, picture: &ImageBuffer<P, Vec<u8>>) -> Result<(), FileError>
+where
+    P: Pixel<Subpixel = u8> + PixelWithColorType,
+{
+    write_bytes(path, &png(picture))
+}
+
+/// `picture` as a PNG.
+pub(super) fn png<P>(picture: &ImageBuffer<P, Vec<u8>>) -> Vec<u8>
+where
+    P: Pixel<Subpixel = u8> + PixelWithColorType,
+{
     let mut png = Cursor::new(Vec::new());
     picture
         .write_to(&mut png, ImageFormat::Png)
-        .expect("RGB of eight bits is PNG's own, and memory takes all bytes");
-    write_whole(path, |file| file.write_all(png.get_ref()))
+        .expect("eight bits are PNG's own, and memory takes all bytes");
+    png.into_inner()
 }
 
 /// Black and white: the 1st and the 99.5th percentile of the finite voxels, so that a few bright vessels do not dim
 /// the brain.
-fn window(volume: &[f32]) -> [f32; 2] {
+pub(super) fn window(volume: &[f32]) -> [f32; 2] {
     let mut ascending: Vec<f32> = volume.iter().copied().filter(|v| v.is_finite()).collect();
     if ascending.is_empty() {
         return [0.0, 1.0];

@@ -69,6 +69,11 @@ pub(super) fn make(study: &Study, folder: &Path) -> Outcome<()> {
     Ok(Assignment::new(aged, None, &persons.unwrap_or_default(), parts, SEED)?.write(&folder.join(FOLDS))?)
 }
 
+/// Whether `folder` is that of a study.
+pub(in crate::cli) fn is_study(folder: &Path) -> bool {
+    folder.join(STUDY).exists()
+}
+
 /// Opens the study in `folder`, whose data are made.
 pub(crate) fn open(folder: &Path) -> Outcome<Setup> {
     let study = folder.join(STUDY);

@@ -4,6 +4,8 @@ pub(super) mod plan;
 
 use super::device::Device;
 use crate::error::OnFile;
+use crate::file::write_bytes;
+use crate::report;
 use crate::study::trial::design::{OPTIONAL, Study};
 use crate::study::trial::setup::{Setup, Unit};
 use crate::study::trial::{collect, record, schedule, tables};
@@ -81,8 +83,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     train(&setup, &units, jobs, args.device)?;
     let results = collect(&setup)?;
     tables::write(&results, &setup, out)?;
+    write_bytes(&out.join("report.html"), report::study::page(&results, out).as_bytes())?;
     println!("\n{}", tables::text(&results));
-    for name in ["table.tsv", "comparisons.tsv", "predictions.tsv", "results.json"] {
+    for name in ["table.tsv", "comparisons.tsv", "predictions.tsv", "results.json", "report.html"] {
         println!("{}", out.join(name).display());
     }
     drop(lock);

@@ -1,0 +1,509 @@
+//! The page of a study: its arms, how they differ, and what that allows one to say.
+use super::{
+    chart::{Curve, Dots, Dotted, Forest, Interval, Lines, Point, Scatter},
+    html::{Cell, Column, Page, Table, details, figures, fixed, note, numbers, paragraph},
+    run::{facts, thousands},
+    viewer,
+};
+use crate::study::{
+    arms::Summary,
+    bootstrap::Estimate,
+    trial::results::{Arm, Compared, Example, Gap, Outcome, Results},
+};
+use std::path::Path;
+
+/// Arms in one chart, as many as there are colours; more are drawn in several, each with the first arm.
+const TOGETHER: usize = 7;
+
+/// The page of what the study in `folder` found. What is not there is left out.
+pub fn page(results: &Results, folder: &Path) -> String {
+    let mut page = Page::new("Study", &results.title, &results.answer);
+    let [done, all] = results.done;
+    if done < all {
+        let text = format!("{done} of {all} units are done: the numbers are of these and may change.");
+        page.section("Not finished", paragraph(&text));
+    }
+    page.section("What can be said", results.reading.iter().map(|text| paragraph(text)).collect::<String>());
+    page.section("Arms", arms(results));
+    page.section("Differences between arms", differences(results));
+    page.section("Predicted and true age", ages(&results.arms));
+    page.section("Errors by grade and age", errors(&results.arms));
+    page.section("Reconstruction", reconstruction(results));
+    page.section("Learning curves", curves(results));
+    page.section("What frozen features know", knowledge(results));
+    page.section("Brain-age gap", gaps(&results.gaps));
+    page.section("Loss", losses(&results.arms));
+    page.section("Units that failed", failed(results));
+    page.section("How to repeat it", repeat(results, folder));
+    page.render()
+}
+
+/// A name, and how it differs from the others: `Cell`s of an estimate.
+fn estimate(e: Option<Estimate>, digits: usize) -> Cell {
+    let Some(Estimate { value, low, high }) = e else { return Cell::keyed("n/a", f64::NAN) };
+    let [said, low, high] = [value, low, high].map(|v| fixed(v, digits));
+    Cell::keyed(&format!("{said} ({low} to {high})"), value)
+}
+
+fn arms(results: &Results) -> String {
+    let has = |of: fn(&Arm) -> Option<&Summary>| results.arms.iter().any(|arm| of(arm).is_some());
+    let (tuned, frozen) = (has(|a| a.fine_tuned.as_ref()), has(|a| a.frozen.as_ref()));
+    let mut columns = vec![
+        ("Arm", Column::Text),
+        ("Pretrained on", Column::Words),
+        ("Scans", Column::Number),
+        ("People", Column::Number),
+        ("Age", Column::Number),
+        ("Updates", Column::Number),
+    ];
+    if tuned {
+        columns.extend([
+            ("MAE fine-tuned", Column::Number),
+            ("Over seeds", Column::Number),
+            ("r", Column::Number),
+            ("R²", Column::Number),
+            ("Bias", Column::Number),
+        ]);
+    }
+    if frozen {
+        columns.push(("MAE frozen", Column::Number));
+    }
+    let caption = "The arms. MAE: mean absolute error of age in years with its 95 % interval over people and seeds; over \
+                   seeds: its standard deviation between trainings";
+    let mut table = Table::new(caption, &columns);
+    let row = |name: &str, label: &str, pretrained: [Cell; 4], of: [Option<&Summary>; 2]| {
+        let mut cells = vec![Cell::text(name), Cell::text(label)];
+        cells.extend(pretrained);
+        if tuned {
+            let of = of[0];
+            let number = |value: Option<f64>| Cell::number(value.unwrap_or(f64::NAN), 2);
+            cells.extend([
+                estimate(of.map(|s| s.mae), 2),
+                number(of.map(|s| s.mae_sd_over_seeds)),
+                number(of.map(|s| s.pearson_r.value)),
+                number(of.map(|s| s.r2.value)),
+                number(of.map(|s| s.bias)),
+            ]);
+        }
+        if frozen {
+            cells.push(estimate(of[1].map(|s| s.mae), 2));
+        }
+        cells
+    };
+    let blank = || Cell::keyed("", f64::NAN);
+    for arm in &results.arms {
+        let age = arm.age.map_or_else(blank, |[mean, sd]| {
+            Cell::keyed(&format!("{} ± {}", fixed(mean, 1), fixed(sd, 1)), mean)
+        });
+        let few =
+            |n: f64| if n > 0.0 { Cell::keyed(&thousands(n.round() as usize), n) } else { Cell::count(0) };
+        let steps =
+            Cell::keyed(&thousands(usize::try_from(arm.steps).unwrap_or(usize::MAX)), arm.steps as f64);
+        let pretrained = [few(arm.scans), few(arm.subjects), age, steps];
+        table.row(row(&arm.name, &arm.label, pretrained, [arm.fine_tuned.as_ref(), arm.frozen.as_ref()]));
+    }
+    if let Some(mean) = &results.mean_predictor {
+        let pretrained = [blank(), blank(), blank(), blank()];
+        table.row(row(
+            "mean",
+            "predicting the mean age of those who were learned from",
+            pretrained,
+            [Some(mean), None],
+        ));
+    }
+    if results.arms.is_empty() {
+        return String::new();
+    }
+    let first = results.arms.iter().find_map(|a| a.fine_tuned.as_ref().or(a.frozen.as_ref()));
+    let [done, all] = results.done;
+    let mut few = vec![(results.arms.len().to_string(), "arms", String::new())];
+    if let Some(s) = first {
+        few.push((thousands(s.subjects), "people tested", format!("{} scans", thousands(s.scans))));
+        few.push((s.seeds.to_string(), "seeds", String::new()));
+    }
+    few.push((done.to_string(), "units trained", format!("of {all}")));
+    numbers(&few) + &table.render() + &absolute(results)
+}
+
+/// The errors themselves, beside predicting the mean.
+fn absolute(results: &Results) -> String {
+    let rows = |of: fn(&Arm) -> Option<&Summary>| -> Vec<Interval> {
+        let rows = results.arms.iter().filter_map(|arm| {
+            Some(Interval { label: arm.name.clone(), estimate: Some(of(arm)?.mae), note: String::new() })
+        });
+        rows.collect()
+    };
+    let zero = results.mean_predictor.as_ref().map(|s| s.mae.value);
+    let sides = if zero.is_some() { ["", "predicting the mean"] } else { ["", ""] };
+    let forest = |title, rows: &[Interval]| {
+        let axis = "mean absolute error, years";
+        Forest { title, caption: "", axis, zero, sides, notes: "", digits: 2, rows }.render()
+    };
+    forest("Error of the fine-tuned networks", &rows(|a| a.fine_tuned.as_ref()))
+        + &forest("Error of ridge regression on frozen features", &rows(|a| a.frozen.as_ref()))
+}
+
+/// A p-value as it is read: three decimals, and no zero.
+fn p_value(p: f64) -> String {
+    if !p.is_finite() {
+        "n/a".to_owned()
+    } else if p < 0.001 {
+        "< 0.001".to_owned()
+    } else {
+        fixed(p, 3)
+    }
+}
+
+fn differences(results: &Results) -> String {
+    if results.comparisons.is_empty() {
+        return String::new();
+    }
+    let mut html = String::new();
+    for (outcome, title) in [
+        (Outcome::FineTuned, "Fine-tuned networks: the primary outcome"),
+        (Outcome::Frozen, "Ridge regression on frozen features"),
+    ] {
+        let row = |c: &&Compared| Interval {
+            label: format!("{} \u{2212} {}", c.arm, c.with),
+            estimate: Some(c.comparison.difference),
+            note: if c.shown { format!("{} \u{2217}", p_value(c.p_holm)) } else { p_value(c.p_holm) },
+        };
+        let rows: Vec<Interval> =
+            results.comparisons.iter().filter(|c| c.outcome == outcome).map(|c| row(&c)).collect();
+        html += &Forest {
+            title,
+            caption: "Paired differences of absolute errors on the same people. p by Holm's method over this family; \u{2217} \
+                      marks a difference that can be claimed.",
+            axis: "difference of mean absolute errors, years",
+            zero: Some(0.0),
+            sides: ["better", "worse"],
+            notes: "p (Holm)",
+            digits: 2,
+            rows: &rows,
+        }
+        .render();
+    }
+    let columns = [
+        ("Difference", Column::Text),
+        ("Outcome", Column::Text),
+        ("Years (95 % interval)", Column::Number),
+        ("People", Column::Number),
+        ("Runs", Column::Number),
+        ("p people", Column::Number),
+        ("p runs", Column::Number),
+        ("p crossed", Column::Number),
+        ("p", Column::Number),
+        ("p (Holm)", Column::Number),
+        ("Claimed", Column::Text),
+    ];
+    let mut table =
+        Table::new("Every comparison with all of its p-values; p is the largest of the three", &columns);
+    for c in &results.comparisons {
+        let d = &c.comparison;
+        let outcome = match c.outcome {
+            Outcome::FineTuned => "fine-tuned",
+            Outcome::Frozen => "frozen",
+        };
+        let mut cells = vec![
+            Cell::text(&format!("{} \u{2212} {}", c.arm, c.with)),
+            Cell::text(outcome),
+            estimate(Some(d.difference), 2),
+            Cell::count(d.subjects),
+            Cell::count(d.runs),
+        ];
+        let all = [d.p_subjects, d.p_runs, d.p_crossed, d.p, c.p_holm];
+        cells.extend(all.map(|p| Cell::keyed(&p_value(p), p)));
+        cells.push(Cell::text(if c.shown { "yes" } else { "no" }));
+        table.row(cells);
+    }
+    html + &details("All comparisons", &table.render())
+}
+
+fn ages(arms: &[Arm]) -> String {
+    let point = |[age, predicted]: &[f64; 2]| Point {
+        x: *age,
+        y: *predicted,
+        label: format!("{} years, predicted {}", fixed(*age, 1), fixed(*predicted, 1)),
+    };
+    let all = || arms.iter().flat_map(|arm| arm.points.iter().flatten().copied());
+    let range = [all().fold(f64::INFINITY, f64::min), all().fold(f64::NEG_INFINITY, f64::max)];
+    let charts: Vec<String> = arms
+        .iter()
+        .filter(|arm| !arm.points.is_empty())
+        .map(|arm| {
+            let points: Vec<Point> = arm.points.iter().map(point).collect();
+            let (caption, axes) = ("", ["true age, years", "predicted age, years"]);
+            Scatter {
+                title: &arm.name,
+                caption,
+                axes,
+                points: &points,
+                fit: None,
+                range: Some(range),
+                small: true,
+            }
+            .render()
+        })
+        .collect();
+    if charts.is_empty() {
+        return String::new();
+    }
+    note(
+        "A point a tested scan: the mean over seeds of what the fine-tuned networks predict. All charts have the same axes.",
+    ) + &figures(&charts, true)
+}
+
+/// Some at a time, each time with the first.
+fn together<T>(all: &[T]) -> Vec<Vec<&T>> {
+    let Some((first, others)) = all.split_first() else { return Vec::new() };
+    if others.is_empty() {
+        return vec![vec![first]];
+    }
+    others.chunks(TOGETHER - 1).map(|some| std::iter::once(first).chain(some).collect()).collect()
+}
+
+/// A chart of categories for arms: each has some estimates, by the name of their category.
+struct ByCategory<'a> {
+    title: &'a str,
+    caption: &'a str,
+    axes: [&'a str; 2],
+    /// (name, what stands below it).
+    categories: Vec<(String, String)>,
+    /// (arm, (category, estimate)).
+    arms: Vec<(String, Vec<(String, Estimate)>)>,
+}
+
+impl ByCategory<'_> {
+    fn render(&self) -> Vec<String> {
+        let ByCategory { title, caption, axes, categories, arms } = self;
+        let series = |(name, values): &(String, Vec<(String, Estimate)>)| {
+            let of = |(category, _): &(String, String)| values.iter().find(|v| v.0 == *category).map(|v| v.1);
+            Dotted { name: name.clone(), values: categories.iter().map(of).collect() }
+        };
+        let draw = |some: Vec<&(String, Vec<(String, Estimate)>)>| {
+            let series: Vec<Dotted> = some.into_iter().map(series).collect();
+            Dots { title, caption, axes: *axes, categories, series: &series, reference: None }.render()
+        };
+        together(arms).into_iter().map(draw).collect()
+    }
+}
+
+/// The different names in the order they come.
+fn distinct<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut distinct: Vec<String> = Vec::new();
+    for name in names {
+        if !distinct.contains(name) {
+            distinct.push(name.clone());
+        }
+    }
+    distinct
+}
+
+fn errors(arms: &[Arm]) -> String {
+    let axis = "mean absolute error, years";
+    let grades = distinct(arms.iter().flat_map(|a| a.by_grade.iter().map(|g| &g.0)));
+    let scans = |grade: &String| {
+        let found = arms.iter().flat_map(|a| &a.by_grade).find(|g| g.0 == *grade);
+        (grade.clone(), found.map_or(String::new(), |g| format!("n {}", g.1)))
+    };
+    let by_grade = ByCategory {
+        title: "Error by grade of the tested scan",
+        caption: "Fine-tuned networks, with 95 % intervals over people.",
+        axes: ["grade", axis],
+        categories: grades.iter().map(scans).collect(),
+        arms: (arms.iter().filter(|a| !a.by_grade.is_empty()))
+            .map(|a| (a.name.clone(), a.by_grade.iter().map(|(grade, _, e)| (grade.clone(), *e)).collect()))
+            .collect(),
+    };
+    let decade = |from: u32| format!("{from}\u{2013}{}", from + 9);
+    let tuned = || arms.iter().filter_map(|a| Some((a, a.fine_tuned.as_ref()?)));
+    let mut decades: Vec<(u32, usize)> =
+        tuned().flat_map(|(_, s)| s.decades.iter().map(|d| (d.from, d.scans))).collect();
+    decades.sort_unstable();
+    decades.dedup_by_key(|d| d.0);
+    let bare = |value: f64| Estimate { value, low: f64::NAN, high: f64::NAN };
+    let by_age = ByCategory {
+        title: "Error by age",
+        caption: "Fine-tuned networks, over the predictions of all seeds.",
+        axes: ["true age, years", axis],
+        categories: decades.iter().map(|(from, scans)| (decade(*from), format!("n {scans}"))).collect(),
+        arms: tuned()
+            .map(|(a, s)| (a.name.clone(), s.decades.iter().map(|d| (decade(d.from), bare(d.mae))).collect()))
+            .collect(),
+    };
+    figures(&[by_grade.render(), by_age.render()].concat(), false)
+}
+
+fn reconstruction(results: &Results) -> String {
+    let found = &results.reconstruction;
+    let tiers = distinct(found.iter().map(|r| &r.tier));
+    let scans = |tier: &String| {
+        let found = found.iter().find(|r| r.tier == *tier);
+        (tier.clone(), found.map_or(String::new(), |r| format!("n {}", r.scans)))
+    };
+    let of_arm = |arm: String| {
+        let values = found.iter().filter(|r| r.arm == arm).map(|r| (r.tier.clone(), r.mse)).collect();
+        (arm, values)
+    };
+    let charts = ByCategory {
+        title: "Reconstruction error by tier",
+        caption: "Mean squared error over removed brain voxels of scans that were not learned from, of intensities with SD \
+                  1, with 95 % intervals over people.",
+        axes: ["tier of the scan", "mean squared error"],
+        categories: tiers.iter().map(scans).collect(),
+        arms: distinct(found.iter().map(|r| &r.arm)).into_iter().map(of_arm).collect(),
+    };
+    let examples: Vec<&Example> = results.examples.iter().collect();
+    let caption = "A scan of each tier that the model did not learn from. What was removed is slate in the middle; \
+                   reconstructions are predicted there, and the original elsewhere.";
+    figures(&charts.render(), false) + &viewer::figure(&examples, caption)
+}
+
+fn curves(results: &Results) -> String {
+    let of_arm = |arm: String| {
+        let mut points: Vec<(f64, Estimate)> =
+            results.curves.iter().filter(|c| c.arm == arm).map(|c| (c.scans, c.mae)).collect();
+        points.sort_by(|a, b| a.0.total_cmp(&b.0));
+        Curve {
+            name: arm,
+            intervals: points.iter().map(|(_, e)| [e.low, e.high]).collect(),
+            points: points.into_iter().map(|(scans, e)| [scans, e.value]).collect(),
+            marked: true,
+            behind: Vec::new(),
+        }
+    };
+    let curves: Vec<Curve> =
+        distinct(results.curves.iter().map(|c| &c.arm)).into_iter().map(of_arm).collect();
+    let draw = |some: Vec<&Curve>| {
+        let curves: Vec<Curve> = some.into_iter().cloned().collect();
+        let caption = "Ages by ridge regression on frozen features, with 95 % intervals.";
+        let axes = ["scans pretrained on", "mean absolute error, years"];
+        Lines {
+            title: "Error by the number of scans pretrained on",
+            caption,
+            axes,
+            log: false,
+            curves: &curves,
+        }
+        .render()
+    };
+    figures(&together(&curves).into_iter().map(draw).collect::<Vec<_>>(), false)
+}
+
+fn knowledge(results: &Results) -> String {
+    if results.knowledge.is_empty() {
+        return String::new();
+    }
+    let columns = [
+        ("Arm", Column::Text),
+        ("What is read", Column::Text),
+        ("Measured by", Column::Text),
+        ("Value", Column::Number),
+        ("By chance", Column::Number),
+        ("p", Column::Number),
+    ];
+    let mut table = Table::new(
+        "What else than age ridge regression reads from frozen features, cross-validated",
+        &columns,
+    );
+    for k in &results.knowledge {
+        let p = k.p.unwrap_or(f64::NAN);
+        table.row(vec![
+            Cell::text(&k.arm),
+            Cell::text(&k.what),
+            Cell::text(&k.measure),
+            Cell::number(k.value, 2),
+            Cell::number(k.chance, 2),
+            Cell::keyed(&p_value(p), p),
+        ]);
+    }
+    note("A network that knows the site or the quality of a scan can mistake them for age.") + &table.render()
+}
+
+fn gaps(gaps: &[Gap]) -> String {
+    if gaps.is_empty() {
+        return String::new();
+    }
+    let columns = [
+        ("Arm", Column::Text),
+        ("Correction", Column::Text),
+        ("Mean gap", Column::Number),
+        ("r with age", Column::Number),
+        ("Years by SD of quality", Column::Number),
+    ];
+    let mut table = Table::new("The gap: predicted minus true age, years, mean over seeds", &columns);
+    for gap in gaps {
+        table.row(vec![
+            Cell::text(&gap.arm),
+            Cell::text(&gap.correction),
+            Cell::number(gap.mean, 2),
+            Cell::number(gap.age_r, 2),
+            estimate(gap.quality_slope, 2),
+        ]);
+    }
+    let corrections = distinct(gaps.iter().map(|g| &g.correction));
+    let charts = corrections.iter().flat_map(|correction| {
+        let of = || gaps.iter().filter(|g| g.correction == *correction && !g.groups.is_empty());
+        let groups = distinct(of().flat_map(|g| g.groups.iter().map(|group| &group.0)));
+        let people = |name: &String| {
+            let found = of().flat_map(|g| &g.groups).find(|group| group.0 == *name);
+            (name.clone(), found.map_or(String::new(), |group| format!("n {}", group.1)))
+        };
+        ByCategory {
+            title: &format!("Gap by diagnosis, {correction}"),
+            caption: "Means with 95 % intervals over people.",
+            axes: ["diagnosis", "gap, years"],
+            categories: groups.iter().map(people).collect(),
+            arms: of()
+                .map(|g| (g.arm.clone(), g.groups.iter().map(|(name, _, e)| (name.clone(), *e)).collect()))
+                .collect(),
+        }
+        .render()
+    });
+    let charts: Vec<String> = charts.collect();
+    paragraph(
+        "Predictions are pulled towards the mean age, so the raw gap falls with age. Corrections are fitted on other people \
+         than those they are applied to.",
+    ) + &table.render()
+        + &figures(&charts, false)
+}
+
+fn losses(arms: &[Arm]) -> String {
+    let draw = |title: &str, caption: &str, of: fn(&Arm) -> &Vec<[f64; 2]>| -> Vec<String> {
+        let curves: Vec<Curve> = (arms.iter().filter(|a| !of(a).is_empty()))
+            .map(|a| Curve { name: a.name.clone(), points: of(a).clone(), ..Curve::default() })
+            .collect();
+        let chart = |some: Vec<&Curve>| {
+            let curves: Vec<Curve> = some.into_iter().cloned().collect();
+            Lines { title, caption, axes: ["update", "loss"], log: true, curves: &curves }.render()
+        };
+        together(&curves).into_iter().map(chart).collect()
+    };
+    let pretraining =
+        draw("Pretraining", "Mean over units; each arm's loss is on its own scans.", |a| &a.loss);
+    let tuning = draw("Fine-tuning", "Mean over units and folds.", |a| &a.tuning_loss);
+    figures(&[pretraining, tuning].concat(), false)
+}
+
+fn failed(results: &Results) -> String {
+    if results.failed.is_empty() {
+        return String::new();
+    }
+    let mut table =
+        Table::new("These are missing from all numbers", &[("Unit", Column::Text), ("Why", Column::Words)]);
+    results.failed.iter().for_each(|(unit, why)| table.row(vec![Cell::text(unit), Cell::text(why)]));
+    table.render()
+}
+
+fn repeat(results: &Results, folder: &Path) -> String {
+    let rows = |pairs: &'_ [(String, String)]| -> Vec<(String, String)> { pairs.to_vec() };
+    let table = |caption: &str, pairs: Vec<(String, String)>| {
+        let pairs: Vec<(&str, String)> =
+            pairs.iter().map(|(what, value)| (what.as_str(), value.clone())).collect();
+        if pairs.is_empty() { String::new() } else { facts(caption, &pairs) }
+    };
+    let folder = folder.display();
+    table("How arms were compared", rows(&results.design))
+        + &table("What was used", rows(&results.provenance))
+        + &note(&format!("The numbers of this page are in {folder}/results.json."))
+}
