@@ -30,10 +30,10 @@ use std::{
 /// the end and left out; the exit code is then 3.
 ///
 /// Of a cache the T1w volumes are brought back to intensities, distorted, and normalised anew within their brains;
-/// distortions.json says what was done to each; a run that was stopped begins anew. That comes near to distorting the dataset and preparing that, but is not
-/// the same: nothing is left around the brain to make ghosts or to be moved with it, strengths go by the brain's size and
-/// brightness instead of the head's, what the prepared grid does not resolve is not there, and what a cut field of view
-/// leaves keeps its place and size. Prefer the dataset where it is at hand.
+/// distortions.json says what was done to each; a run that was stopped begins anew. That comes near to distorting the
+/// dataset and preparing that, but is not the same: nothing is left around the brain to make ghosts or to be moved with
+/// it, strengths go by the brain's size and brightness instead of the head's, what the prepared grid does not resolve is
+/// not there, and what a cut field of view leaves keeps its place and size. Prefer the dataset where it is at hand.
 ///
 /// Example: gyrus distort heads --level 3 --out heads-3
 #[derive(clap::Args, Debug)]
