@@ -10,13 +10,12 @@ use crate::study::{
     bootstrap::Estimate,
     trial::results::{Arm, Compared, Example, Gap, Outcome, Results},
 };
-use std::path::Path;
 
 /// Arms in one chart, as many as there are colours; more are drawn in several, each with the first arm.
 const TOGETHER: usize = 7;
 
-/// The page of what the study in `folder` found. What is not there is left out.
-pub fn page(results: &Results, folder: &Path) -> String {
+/// The page of what a study found. What is not there is left out.
+pub fn page(results: &Results) -> String {
     let mut page = Page::new("Study", &results.title, &results.answer);
     let [done, all] = results.done;
     if done < all {
@@ -34,11 +33,11 @@ pub fn page(results: &Results, folder: &Path) -> String {
     page.section("Brain-age gap", gaps(&results.gaps));
     page.section("Loss", losses(&results.arms));
     page.section("Units that failed", failed(results));
-    page.section("How to repeat it", repeat(results, folder));
+    page.section("How to repeat it", repeat(results));
     page.render()
 }
 
-/// A name, and how it differs from the others: `Cell`s of an estimate.
+/// An estimate with its interval; sorts by the estimate.
 fn estimate(e: Option<Estimate>, digits: usize) -> Cell {
     let Some(Estimate { value, low, high }) = e else { return Cell::keyed("n/a", f64::NAN) };
     let [said, low, high] = [value, low, high].map(|v| fixed(v, digits));
@@ -495,15 +494,17 @@ fn failed(results: &Results) -> String {
     table.render()
 }
 
-fn repeat(results: &Results, folder: &Path) -> String {
-    let rows = |pairs: &'_ [(String, String)]| -> Vec<(String, String)> { pairs.to_vec() };
-    let table = |caption: &str, pairs: Vec<(String, String)>| {
-        let pairs: Vec<(&str, String)> =
-            pairs.iter().map(|(what, value)| (what.as_str(), value.clone())).collect();
-        if pairs.is_empty() { String::new() } else { facts(caption, &pairs) }
+fn repeat(results: &Results) -> String {
+    let table = |caption: &str, rows: &[(String, String)]| {
+        let rows: Vec<(&str, String)> =
+            rows.iter().map(|(what, value)| (what.as_str(), value.clone())).collect();
+        if rows.is_empty() { String::new() } else { facts(caption, &rows) }
     };
-    let folder = folder.display();
-    table("How arms were compared", rows(&results.design))
-        + &table("What was used", rows(&results.provenance))
-        + &note(&format!("The numbers of this page are in {folder}/results.json."))
+    let tables =
+        table("How arms were compared", &results.design) + &table("What was used", &results.provenance);
+    if tables.is_empty() {
+        tables
+    } else {
+        tables + &note("The numbers of this page are in results.json beside it.")
+    }
 }

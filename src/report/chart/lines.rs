@@ -152,7 +152,9 @@ mod tests {
             (0..6).map(|i| curve(&format!("arm <{i}>"), &[[0.0, 0.0], [1.0, 0.0]])).collect();
         let svg = Lines { title: "T", caption: "", axes: ["x", "y"], log: false, curves: &curves }.render();
         let mut at: Vec<f64> = Vec::new();
-        for part in svg.split("<text class=\"tick\" x=\"").skip(1).filter(|p| p.contains("arm ")) {
+        let texts = svg.split("<text class=\"tick\" x=\"").skip(1);
+        let names = texts.filter(|t| t.split("</text>").next().is_some_and(|t| t.contains("arm ")));
+        for part in names {
             at.push(part.split("y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap());
         }
         assert_eq!(at.len(), 6);
