@@ -508,3 +508,112 @@ fn repeat(results: &Results) -> String {
         tables + &note("The numbers of this page are in results.json beside it.")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::{
+        arms::{Tested, summary},
+        comparison::{Unit, compare},
+        trial::results::{ByTier, CurvePoint},
+    };
+
+    fn tested(bias: f64) -> Vec<Tested> {
+        let row = |i: u32, seed: u64| {
+            let age = f64::from(20 + 3 * i);
+            let prediction = age + bias + f64::from(i * 7 % 5) + seed as f64 / 10.0;
+            Tested { subject: i.to_string(), scan: i.to_string(), age, prediction, seed, fold: 1 }
+        };
+        (0..12).flat_map(|i| [row(i, 1), row(i, 2)]).collect()
+    }
+
+    fn arm(name: &str) -> Arm {
+        Arm {
+            name: name.into(),
+            label: "all <scans>".into(),
+            scans: 1200.0,
+            subjects: 100.0,
+            age: Some([50.0, 10.0]),
+            steps: 5000,
+            fine_tuned: Some(summary(&tested(1.0), 0)),
+            frozen: None,
+            points: vec![[50.0, 51.0], [60.0, 58.0]],
+            loss: vec![[1.0, 1.0], [2.0, 0.5]],
+            tuning_loss: Vec::new(),
+            by_grade: Vec::new(),
+        }
+    }
+
+    fn empty() -> Results {
+        Results {
+            title: "A & B".into(),
+            answer: "Not yet.".into(),
+            reading: Vec::new(),
+            design: Vec::new(),
+            done: [0, 4],
+            arms: Vec::new(),
+            mean_predictor: None,
+            comparisons: Vec::new(),
+            reconstruction: Vec::new(),
+            curves: Vec::new(),
+            knowledge: Vec::new(),
+            gaps: Vec::new(),
+            examples: Vec::new(),
+            failed: Vec::new(),
+            provenance: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_left_out() {
+        let html = page(&empty());
+        assert!(html.contains("A &amp; B") && html.contains("0 of 4 units are done"));
+        assert_eq!(html.matches("<section").count(), 1, "{html}");
+    }
+
+    #[test]
+    fn arms_are_compared_and_those_that_are_many_drawn_with_the_first() {
+        let comparison = compare(&tested(3.0), &tested(0.0), Unit::Seed, 0).unwrap();
+        let compared = |arm: &str, outcome, p_holm, shown| Compared {
+            arm: arm.into(),
+            with: "arm 0".into(),
+            outcome,
+            comparison,
+            p_holm,
+            shown,
+        };
+        let estimate = Estimate { value: 0.5, low: 0.4, high: 0.6 };
+        let tier = |arm: &str| ByTier { arm: arm.into(), tier: "worst".into(), scans: 9, mse: estimate };
+        let point = |scans| CurvePoint { arm: "arm 0".into(), scans, mae: estimate };
+        let results = Results {
+            done: [4, 4],
+            arms: (0..9).map(|i| arm(&format!("arm {i}"))).collect(),
+            mean_predictor: Some(summary(&tested(9.0), 0)),
+            comparisons: vec![
+                compared("arm 1", Outcome::FineTuned, 0.0004, true),
+                compared("arm 2", Outcome::Frozen, f64::NAN, false),
+            ],
+            reconstruction: vec![tier("arm 0"), tier("arm 1")],
+            curves: vec![point(20.0), point(10.0)],
+            failed: vec![("arm 3/seed-1".into(), "<no disk>".into())],
+            ..empty()
+        };
+        let html = page(&results);
+        assert!(html.contains("&lt; 0.001 \u{2217}") && html.contains("arm 1 \u{2212} arm 0"), "no p-value");
+        assert!(
+            html.contains("all &lt;scans&gt;") && html.contains("&lt;no disk&gt;") && html.contains("1,200")
+        );
+        // Nine arms in two charts: the first with six others, then with two.
+        let losses: Vec<&str> = html.split("<h3>Pretraining</h3>").skip(1).collect();
+        assert_eq!(losses.len(), 2);
+        let names =
+            |html: &str, i: usize| html.split("</svg>").next().unwrap().contains(&format!(">arm {i}</text>"));
+        assert!(names(losses[0], 0) && names(losses[0], 6) && !names(losses[0], 7));
+        assert!(names(losses[1], 0) && names(losses[1], 8) && !names(losses[1], 6));
+        assert!(!html.contains("units are done") && !html.contains("Brain-age gap"));
+        // In ascending order, whatever order they came in.
+        assert!(
+            html.contains("arm 0: 0.5 at 10") && html.find("at 10<").unwrap() < html.find("at 20<").unwrap()
+        );
+    }
+}
