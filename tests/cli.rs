@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::image::{self, Storage, Volume};
 use std::{
-    fs,
+    fs, io,
     path::Path,
     process::{self, Stdio},
     time::Duration,
@@ -32,6 +32,21 @@ const FINETUNE: &str = "finetune cache --set train.batch=4 --set train.warmup_ep
 
 fn text(folder: &TempDir, file: &str) -> String {
     fs::read_to_string(folder.path().join(file)).unwrap()
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_command_without_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    gyrus(&folder, "phantom --out heads --subjects 1 --spacing 8").success();
+    for line in ["inspect heads", "distort --print-recipe 3", "data heads"] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let mut command = process::Command::new(env!("CARGO_BIN_EXE_gyrus"));
+        command.current_dir(&folder).args(line.split_whitespace()).stdout(writer);
+        let output = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(141), ""), "{line}");
+    }
 }
 
 #[test]

@@ -108,8 +108,6 @@ fn what_cannot_be_distorted_is_refused_and_named() {
     gyrus(&folder, "distort heads --level 1 --out a").success();
     assert!(failure(&folder, "distort heads --level 2 --out a", 1).contains("give another --out"));
     assert!(failure(&folder, "distort heads --level 1 --out heads", 1).contains("holds another dataset"));
-    gyrus(&folder, "prepare heads --out cache --grid 16 16 16 --spacing 12").success();
-    assert!(failure(&folder, "distort cache --level 1 --out b", 1).contains("is a prepared cache"));
     assert!(failure(&folder, "distort heads --level 5 --out b", 2).contains('5'));
     // One broken scan does not stop the others.
     fs::write(folder.path().join("heads/sub-001/anat/sub-001_T1w.nii.gz"), b"no image").unwrap();

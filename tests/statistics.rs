@@ -2,11 +2,16 @@
 //! (`tests/statistics/make.py`), and to what they promise: how often they find a difference that is not there.
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use approx::assert_relative_eq;
-use gyrus::machine::philox::{Philox, Purpose};
+use gyrus::machine::{
+    Mat,
+    philox::{Philox, Purpose},
+};
 use gyrus::study::{
     arms::{Tested, summary},
     bootstrap::Estimate,
     comparison::{Comparison, Unit, compare, holm, sign_flip, student},
+    gap::{Correction, Measured, dependence, gaps},
+    probe::{HeldOut, predict_age, predictability_of_class, predictability_of_number},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -135,6 +140,80 @@ fn found(difference: f64, sd: Effects) -> [f64; 4] {
          {by_subject:.1} %, runs {by_run:.1} %, both {both:.1} %, p {p:.1} %"
     );
     found
+}
+
+/// Held to `numpy.polyfit` for the corrections and to statsmodels for the slope.
+#[test]
+fn gaps_and_what_they_go_with_are_those_of_numpy_and_statsmodels() {
+    let recorded = recorded("arms.json");
+    let expected = &recorded["gap"];
+    let [a, _] = arms(&recorded["rows"]);
+    let corrected =
+        [("none", Correction::None), ("cole", Correction::Cole), ("beheshti", Correction::Beheshti)];
+    for (name, correction) in corrected {
+        let theirs: Vec<f64> = read(&expected["gaps"][name]);
+        let ours = gaps(&a, correction).unwrap();
+        assert_eq!(ours.len(), theirs.len());
+        // The recorded scans are in the order of subject and scan, as ours are.
+        for (ours, theirs) in ours.iter().zip(theirs) {
+            assert_relative_eq!(ours.gap, theirs, epsilon = 1e-9);
+        }
+    }
+    let gaps = gaps(&a, Correction::Beheshti).unwrap();
+    let quality: Vec<f64> = read(&expected["quality"]);
+    let measured: Vec<Measured> = gaps
+        .iter()
+        .zip(quality)
+        .map(|(g, quality)| Measured { subject: &g.subject, age: g.age, gap: g.gap, quality })
+        .collect();
+    let d = dependence(&measured, 1);
+    same(d.slope, &expected["slope"]);
+    same(d.spearman, &expected["spearman"]);
+}
+
+/// Held to scikit-learn's RidgeCV and RidgeClassifierCV with the same penalties, over features and over rows.
+#[test]
+fn a_probe_is_that_of_scikit_learn() {
+    let recorded = recorded("probe.json");
+    let subjects: Vec<usize> = read(&recorded["subject"]);
+    let names: Vec<String> = subjects.iter().map(|s| format!("sub-{s}")).collect();
+    let folds: Vec<usize> = read(&recorded["fold"]);
+    let (ages, labels): (Vec<f64>, Vec<usize>) = (read(&recorded["age"]), read(&recorded["label"]));
+    let labels: Vec<String> = labels.iter().map(usize::to_string).collect();
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    let features: Vec<Vec<f32>> = read(&recorded["features"]);
+    let held_out: Vec<HeldOut> =
+        names.iter().zip(&folds).map(|(subject, &fold)| HeldOut { subject, fold }).collect();
+    for (name, expected) in recorded["expected"].as_object().unwrap() {
+        let width: usize = read(&expected["width"]);
+        let rows = |test: Option<bool>| -> Vec<f32> {
+            let of = features.iter().zip(&folds).filter(|(_, fold)| test.is_none_or(|t| t == (**fold == 0)));
+            of.flat_map(|(row, _)| row[..width].iter().copied()).collect()
+        };
+        let mat = |data: &'_ [f32]| [data.len() / width, width];
+        let (train, test, all) = (rows(Some(false)), rows(Some(true)), rows(None));
+        let learned: Vec<f64> =
+            ages.iter().zip(&folds).filter(|(_, fold)| **fold != 0).map(|(age, _)| *age).collect();
+        let ours = predict_age(Mat::rows(&train, mat(&train)), &learned, Mat::rows(&test, mat(&test)));
+        for (ours, theirs) in ours.iter().zip(read::<Vec<f64>>(&expected["test"])) {
+            assert_relative_eq!(*ours, theirs, epsilon = 1e-4);
+        }
+        let features = Mat::rows(&all, mat(&all));
+        let number = predictability_of_number(features, &ages, &held_out, 1);
+        for (ours, theirs) in [(number.r2, "r2"), (number.spearman, "spearman")] {
+            let [value, low, high, sd] =
+                ["value", "low", "high", "sd"].map(|k| expected[theirs][k].as_f64().unwrap());
+            assert_relative_eq!(ours.value, value, epsilon = 1e-5);
+            assert_relative_eq!(ours.low, low, epsilon = 0.15 * sd);
+            assert_relative_eq!(ours.high, high, epsilon = 0.15 * sd);
+        }
+        let class = predictability_of_class(features, &labels, &held_out, 1);
+        let theirs = |key: &str| expected[key].as_f64().unwrap();
+        assert_relative_eq!(class.balanced_accuracy, theirs("balanced_accuracy"), epsilon = 1e-9);
+        // Means over 200 and 300 permutations, each with a standard deviation of about 0.08.
+        assert_relative_eq!(class.chance.value, theirs("chance"), epsilon = 0.03);
+        assert!((class.p - theirs("p")).abs() < 0.15, "{name}: {} {}", class.p, theirs("p"));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `gyrus data`: what a dataset holds, how it is split, and what it shares with another.
 use super::sources::Source;
 use crate::{
-    data::{Assignment, Identities, Leakage, Parts, Persons, Range, Scan, Survey},
+    data::{Assignment, DISTORTIONS, Identities, Leakage, Parts, Persons, Range, Scan, Survey},
     error::OnFile,
     file::write_bytes,
 };
@@ -88,6 +88,12 @@ fn show(source: &Source, path: &Path, args: &Args) -> Result<ExitCode, Box<dyn E
     let survey = Survey::new(&scans, &contents);
     let grades = args.qc.as_deref().map(|folder| grades(folder, &source.scans())).transpose()?;
     print!("{}", text(&survey, path, args.no_images));
+    let distortion = source.distortion();
+    if let Some(how) = distortion {
+        let said = |key: &str| how[key].to_string().replace('"', "");
+        let how = ["Level", "Seed", "Share"].map(|key| format!("{} {}", key.to_lowercase(), said(key)));
+        line("distorted", &format!("{}; {DISTORTIONS} says more", how.join(", ")));
+    }
     if let Some(Grades { counts, score, without }) = &grades {
         line("grades", &counted(counts));
         line("scores", &range(score.as_ref(), ""));
@@ -104,6 +110,9 @@ fn show(source: &Source, path: &Path, args: &Args) -> Result<ExitCode, Box<dyn E
     list("doubtful", survey.doubts.iter().cloned());
     if let Some(file) = &args.json {
         let mut value = json!(survey);
+        if let Some(how) = distortion {
+            value["distortion"] = how.clone();
+        }
         if let Some(Grades { counts, score, without }) = grades {
             value["grades"] = json!({ "counts": counts, "score": score, "without": without });
         }

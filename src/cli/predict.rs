@@ -13,7 +13,8 @@ use std::{
 
 /// Predict brain age, in years, of scans.
 ///
-/// Scans are prepared as the model's training scans were. Of a cross-validated run, the mean over the models of all
+/// Scans are prepared as the model's training scans were. A model of several modalities is shown what there is of each
+/// visit in a BIDS folder, a manifest or a cache, put together as gyrus prepare does; of a single file, that alone. Of a cross-validated run, the mean over the models of all
 /// folds is predicted. Scans unlike the training scans, and ages beyond the training ages, carry a warning. Scans
 /// that cannot be used are listed at the end and left out; the exit code is then 3.
 ///

@@ -51,6 +51,12 @@ impl Source {
         full.file_name().map(|name| name.to_string_lossy().into_owned())
     }
 
+    /// How a cache's volumes were made worse, if they were.
+    pub(super) fn distortion(&self) -> Option<&serde_json::Value> {
+        let Source::Cache { cache, .. } = self else { return None };
+        cache.distortion()
+    }
+
     /// The contents of every image, in the order of [`Source::scans`].
     pub(super) fn contents(&self) -> Vec<Contents> {
         match self {
@@ -76,20 +82,23 @@ impl Source {
             return Identities { subjects, files: None, voxels: None };
         }
         let name = |scan: &&Scan| scan.path.display().to_string();
-        let contents = self.contents();
+        let contents = match (self, other) {
+            // A dataset is seen as the cache sees its scans, and so read once.
+            (Source::Dataset { scans, .. }, Source::Cache { cache, .. }) => each(scans, |scan| {
+                if ["T1w", data::UNKNOWN].contains(&scan.modality.as_str()) {
+                    Contents::prepared(scan, cache.preprocessing())
+                } else {
+                    Contents::unseen(&scan.path)
+                }
+            }),
+            _ => self.contents(),
+        };
         let files = contents.iter().zip(&scans).filter_map(|(c, scan)| Some((c.file.clone()?, name(scan))));
         let voxels = match (self, other) {
             (Source::Cache { cache, .. }, Source::Cache { cache: other, .. })
                 if cache.preprocessing() != other.preprocessing() =>
             {
                 None
-            }
-            // A dataset is seen as the cache sees its scans.
-            (Source::Dataset { scans, .. }, Source::Cache { cache, .. }) => {
-                let t1w: Vec<&Scan> =
-                    scans.iter().filter(|s| ["T1w", data::UNKNOWN].contains(&s.modality.as_str())).collect();
-                let hashes = each(&t1w, |scan| Contents::prepared(scan, cache.preprocessing()).ok());
-                Some(t1w.iter().zip(hashes).filter_map(|(scan, hash)| Some((hash?, name(scan)))).collect())
             }
             _ => {
                 let readable = |(c, scan): (&Contents, &&Scan)| Some((c.voxels.clone().ok()?, name(scan)));

@@ -3,6 +3,7 @@
 //! - `volumes.npy`: half precision, `[N, X, Y, Z]` in C order; numpy opens it with `np.load(.., mmap_mode="r")`.
 //! - `scans.tsv`: a line for each volume ([`IndexRow`]).
 //! - `cache.json`: how it was made, and what its scans look like. It is written last: a folder with it is whole.
+//! - `distortions.json`, where volumes were made worse afterwards: what was done to each.
 use super::{
     Error,
     fingerprint::Fingerprint,
@@ -11,6 +12,7 @@ use super::{
 };
 use crate::{
     error::OnFile,
+    file::write_bytes,
     image::{BACKGROUND, Preprocessing},
     machine::mapped::MappedFile,
     program::Volumes,
@@ -51,6 +53,9 @@ pub(super) struct Card {
     pub fingerprint: Fingerprint,
     /// Scans of the dataset that could not be prepared.
     pub skipped: Vec<Skipped>,
+    /// How the volumes were made worse after they were prepared, where they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distortion: Option<serde_json::Value>,
 }
 
 /// How PET is stored: `scale` · (value / reference - 1), where the reference is the mean of a region (then value /
@@ -169,7 +174,8 @@ impl Cache {
     /// What belongs together: for each visit a row of each modality, as far as it was scanned. Of several runs of one
     /// modality each makes a visit, with the first run of each other modality.
     pub fn visits(&self) -> Vec<Visit> {
-        visit::visits(&self.scans, &self.card.modalities)
+        let rows = self.scans.iter().map(|row| (row.row, &row.scan, row.visit()));
+        visit::visits(rows, &self.card.modalities)
     }
 
     /// How the volumes were prepared.
@@ -180,6 +186,20 @@ impl Cache {
     /// What the scans look like; of several modalities, those of the first that there is.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.card.fingerprint
+    }
+
+    /// How its volumes were made worse after they were prepared; `None` where they were not.
+    pub fn distortion(&self) -> Option<&serde_json::Value> {
+        self.card.distortion.as_ref()
+    }
+
+    /// The label of the region that PET was divided by, where one was asked for.
+    pub fn reference(&self) -> Option<&str> {
+        self.card.pet.as_ref()?.region.as_deref()
+    }
+
+    pub(super) fn card(&self) -> &Card {
+        &self.card
     }
 
     /// BLAKE3 of `scans.tsv` and `cache.json`, in hexadecimal; the table has the hash of every image.
@@ -198,6 +218,12 @@ impl Volumes for Cache {
 }
 
 impl Card {
+    /// Writes the card of `folder`.
+    pub(super) fn write(&self, folder: &Path) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(self).expect("a card has only numbers and texts") + "\n";
+        Ok(write_bytes(&folder.join(CARD), text.as_bytes())?)
+    }
+
     /// The card of `folder`.
     pub(super) fn read(folder: &Path) -> Result<Card, Error> {
         let path = folder.join(CARD);

@@ -3,8 +3,9 @@
 use super::{
     Error,
     bids::{Name, list, stem},
+    dataset::Wanted,
     index::Reference,
-    prepare::{Wanted, prepare_volume},
+    prepare::prepare_volume,
     scan::{Found, Scan, is_nifti, scans},
     visit::T1W,
 };

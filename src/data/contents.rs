@@ -1,8 +1,8 @@
 //! What a scan holds, whatever it is called: hashes that tell copies, also recompressed or turned ones.
-use super::{Cache, Error, Scan, prepare::hash_file, prepare_scan};
+use super::{Cache, Scan, prepare::hash_file, prepare_scan};
 use crate::{
     error::chain,
-    image::{self, Preprocessing, Volume, orientation::to_ras},
+    image::{self, Prepared, Preprocessing, Volume, orientation::to_ras},
 };
 use half::f16;
 use std::path::Path;
@@ -21,8 +21,7 @@ impl Contents {
     /// they were compressed, ordered or stored.
     pub fn of(path: &Path) -> Contents {
         let voxels = image::read(path).map(|(_, volume)| hash_voxels(to_ras(volume)));
-        let file = if is_pair(path) { None } else { hash_file(path).ok() };
-        Contents { file, voxels: voxels.map_err(|e| chain(&e).replace("\n  because", ", because")) }
+        Contents { file: hash_of_file(path), voxels: voxels.map_err(|e| reason(&e)) }
     }
 
     /// Of volume `row` of `cache`: the file it was prepared from, and the prepared voxels.
@@ -32,14 +31,28 @@ impl Contents {
         Contents { file, voxels: Ok(hash_prepared(cache.volume(row))) }
     }
 
-    /// BLAKE3 of the voxels that `scan` has once it is prepared, as they lie in a cache.
-    ///
-    /// # Errors
-    /// A scan that cannot be prepared.
-    pub fn prepared(scan: &Scan, settings: &Preprocessing) -> Result<String, Error> {
-        let prepared = prepare_scan(scan, settings)?;
-        Ok(hash_prepared(&prepared.data.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>()))
+    /// Of `scan` with the voxels that it has once it is prepared, as they lie in a cache.
+    pub fn prepared(scan: &Scan, settings: &Preprocessing) -> Contents {
+        let half = |v: &f32| f16::from_f32(*v);
+        let hash = |p: Prepared| hash_prepared(&p.data.iter().map(half).collect::<Vec<_>>());
+        let voxels = prepare_scan(scan, settings).map(hash).map_err(|e| reason(&e));
+        Contents { file: hash_of_file(&scan.path), voxels }
     }
+
+    /// Of an image whose voxels nothing can be compared with.
+    pub fn unseen(path: &Path) -> Contents {
+        Contents { file: hash_of_file(path), voxels: Err("not read".into()) }
+    }
+}
+
+/// BLAKE3 of a file; of a pair's header, which many images may share, there is none.
+fn hash_of_file(path: &Path) -> Option<String> {
+    if is_pair(path) { None } else { hash_file(path).ok() }
+}
+
+/// Why an image could not be read, on one line.
+fn reason(error: &dyn std::error::Error) -> String {
+    chain(error).replace("\n  because", ", because")
 }
 
 fn is_pair(path: &Path) -> bool {

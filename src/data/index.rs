@@ -21,6 +21,13 @@ pub struct IndexRow {
     pub measured: Measured,
 }
 
+impl IndexRow {
+    /// The session of the T1w on whose grid it lies.
+    pub(super) fn visit(&self) -> Option<&str> {
+        self.placed.as_ref().map_or(&self.scan.session, |placed| &placed.session).as_deref()
+    }
+}
+
 /// How a volume came to lie on the grid of a T1w.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Placed {

@@ -7,10 +7,11 @@ use super::{
     Error,
     cache::{CARD, Card, FORMAT, FORMAT_SEVERAL, Pet, SCANS, Skipped, VOLUMES, npy_header},
     companion::{self, Fixed},
+    dataset::{Dataset, Wanted},
     fingerprint::{Fingerprint, Traits},
     index::{self, IndexRow, Measured, Placed, Reference},
-    scan::{Found, Scan},
-    visit::{Place, T1W, places},
+    scan::Scan,
+    visit::{Place, T1W},
 };
 use crate::{
     error::{FileError, OnFile, chain},
@@ -25,36 +26,6 @@ use std::{
     io::{self, Write},
     path::{Path, PathBuf},
 };
-
-/// Which scans a cache is to have.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Wanted {
-    /// Modalities, in the order in which [`Cache::visits`](super::Cache::visits) lists them.
-    pub modalities: Vec<String>,
-    /// The `label` of the masks of the reference region of PET; a PET scan without such a mask is left out. Without it
-    /// masks of the label "reference" are taken where there are any, and elsewhere the brain.
-    pub reference: Option<String>,
-}
-
-impl Default for Wanted {
-    fn default() -> Self {
-        Wanted { modalities: vec![T1W.to_owned()], reference: None }
-    }
-}
-
-impl Wanted {
-    fn check(&self) -> Result<(), Error> {
-        let given = &self.modalities;
-        let refuse = |reason| Err(Error::Modalities { given: given.clone(), reason });
-        if given.is_empty() {
-            return refuse("name one at least");
-        }
-        if (1..given.len()).any(|i| given[..i].contains(&given[i])) {
-            return refuse("each only once");
-        }
-        Ok(())
-    }
-}
 
 /// What [`prepare`] did.
 #[derive(Clone, Debug)]
@@ -127,19 +98,17 @@ pub fn prepare_wanted(
     advance: impl Fn() + Sync,
 ) -> Result<Report, Error> {
     settings.check()?;
-    wanted.check()?;
-    let Found { scans, unsaid } = companion::scans_of(dataset, &wanted.modalities)?;
+    let found = Dataset::find(dataset, wanted)?;
     let root = if dataset.is_dir() { dataset } else { dataset.parent().unwrap_or(Path::new("")) };
-    let places = places(&scans, &wanted.modalities);
     let parts = out.join(".parts");
-    let work = Work { scans: &scans, places: &places, wanted, settings, parts: &parts };
+    let work = Work { found: &found, settings, parts: &parts };
     if out.join(CARD).exists() {
-        return compare(root, &work, unsaid.len(), out);
+        return compare(root, &work, out);
     }
-    begin(work.taken().count());
+    begin(found.taken().count());
     fs::create_dir_all(&parts).on_file("create", &parts)?;
-    let mut outcomes = work
-        .groups()
+    let mut outcomes = found
+        .groups(found.taken())
         .into_par_iter()
         .map(|group| work.prepare_group(&group, &advance))
         .collect::<Result<Vec<_>, _>>()?
@@ -150,14 +119,15 @@ pub fn prepare_wanted(
 
     let (mut rows, mut voxels) = (Vec::new(), Vec::new());
     let from_root = |path: PathBuf| path.strip_prefix(root).map_or(path.clone(), Path::to_owned);
-    let mut skipped: Vec<_> = unsaid.into_iter().map(|path| Skipped::unsaid(from_root(path))).collect();
+    let mut skipped: Vec<_> =
+        found.unsaid().iter().map(|path| Skipped::unsaid(from_root(path.clone()))).collect();
     for (i, outcome) in outcomes {
-        let scan = relative(&scans[i], root);
+        let scan = relative(found.scan(i), root);
         match outcome {
             Ok((part, Part { measured, alignment, reference })) => {
-                let placed = match places[i] {
+                let placed = match found.places[i] {
                     Place::Onto { anchor, days } => {
-                        let Scan { path: t1w, session, .. } = relative(&scans[anchor], root);
+                        let Scan { path: t1w, session, .. } = relative(found.scan(anchor), root);
                         Some(Placed { t1w, session, days, alignment, reference })
                     }
                     _ => None,
@@ -185,17 +155,17 @@ pub fn prepare_wanted(
         background: BACKGROUND,
         fingerprint: Fingerprint::of(&traits(&rows, &wanted.modalities)),
         skipped,
+        distortion: None,
     };
     write_volumes(&out.join(VOLUMES), &card, &voxels)?;
     write_bytes(&out.join(SCANS), index::to_tsv(&rows).as_bytes())?;
-    let text = serde_json::to_string_pretty(&card).expect("a card has only numbers and texts") + "\n";
-    write_bytes(&out.join(CARD), text.as_bytes())?;
+    card.write(out)?;
     fs::remove_dir_all(&parts).on_file("remove", &parts)?;
     Ok(report(&rows, card, false))
 }
 
 /// The traits of the first modality that there is; other modalities look otherwise.
-fn traits(rows: &[IndexRow], modalities: &[String]) -> Vec<Traits> {
+pub(super) fn traits(rows: &[IndexRow], modalities: &[String]) -> Vec<Traits> {
     let order = |r: &IndexRow| modalities.iter().position(|m| *m == r.scan.modality);
     let first = rows.iter().map(order).min().flatten();
     rows.iter().filter(|r| order(r) == first || modalities.len() == 1).map(|r| r.measured.traits).collect()
@@ -235,31 +205,12 @@ struct Part {
 
 /// What is to be done.
 struct Work<'a> {
-    scans: &'a [Scan],
-    places: &'a [Place],
-    wanted: &'a Wanted,
+    found: &'a Dataset,
     settings: &'a Preprocessing,
     parts: &'a Path,
 }
 
 impl Work<'_> {
-    /// Scans that the cache is to have: of other modalities a T1w may be needed, but not asked for.
-    fn taken(&self) -> impl Iterator<Item = usize> {
-        let wanted = &self.wanted.modalities;
-        let all = wanted == &[T1W];
-        (0..self.scans.len()).filter(move |&i| all || wanted.contains(&self.scans[i].modality))
-    }
-
-    /// Scans that need the same T1w, together, so that it is read once.
-    fn groups(&self) -> Vec<Vec<usize>> {
-        let mut groups = std::collections::BTreeMap::<usize, Vec<usize>>::new();
-        for i in self.taken() {
-            let with = if let Place::Onto { anchor, .. } = self.places[i] { anchor } else { i };
-            groups.entry(with).or_default().push(i);
-        }
-        groups.into_values().collect()
-    }
-
     fn prepare_group(
         &self,
         group: &[usize],
@@ -274,29 +225,6 @@ impl Work<'_> {
         group.iter().map(prepare).collect()
     }
 
-    /// Prepares scan `i`; `fixed` keeps the T1w that it is brought to for the next.
-    fn prepare(
-        &self,
-        i: usize,
-        fixed: &mut Option<Fixed>,
-    ) -> Result<(Prepared, Option<Alignment>, Option<Reference>), Error> {
-        let scan = &self.scans[i];
-        match self.places[i] {
-            Place::Own => Ok((prepare_scan(scan, self.settings)?, None, None)),
-            Place::Nowhere => Err(Error::NoT1w { path: scan.path.clone(), subject: scan.subject.clone() }),
-            Place::Onto { anchor, .. } => {
-                let anchor = &self.scans[anchor];
-                let fixed = match fixed {
-                    Some(fixed) => fixed,
-                    none => none.insert(Fixed::read(anchor, self.settings).map_err(|source| {
-                        Error::Anchor { path: scan.path.clone(), source: Box::new(source) }
-                    })?),
-                };
-                companion::prepare_onto(scan, anchor, fixed, self.wanted, self.settings)
-            }
-        }
-    }
-
     fn prepare_part(&self, i: usize, fixed: &mut Option<Fixed>) -> Result<Outcome, FileError> {
         let (key, blake3) = match self.part_key(i) {
             Ok(keys) => keys,
@@ -307,7 +235,7 @@ impl Work<'_> {
         if let Some(part) = fs::read(&finished).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
             return Ok(Ok((voxels, part)));
         }
-        let (prepared, alignment, reference) = match self.prepare(i, fixed) {
+        let (prepared, alignment, reference) = match self.found.prepare(i, self.settings, fixed) {
             Ok(prepared) => prepared,
             Err(error) => return Ok(Err(error)),
         };
@@ -323,18 +251,18 @@ impl Work<'_> {
 
     /// The name of a scan's part, and the hash of its image file.
     fn part_key(&self, i: usize) -> Result<(String, String), Error> {
-        let scan = &self.scans[i];
+        let scan = self.found.scan(i);
         let settings = serde_json::to_string(self.settings).expect("settings are numbers");
         let image = hash_file(&scan.path)?;
         let mask =
             |scan: &Scan| Ok(scan.mask.as_ref().map(|m| hash_file(m)).transpose()?.unwrap_or_default());
         let mut made_of = format!("{FORMAT} {settings} {image} {}", mask(scan).map_err(Error::File)?);
-        if let Place::Onto { anchor, .. } = self.places[i] {
-            let anchor = &self.scans[anchor];
+        if let Place::Onto { anchor, .. } = self.found.places[i] {
+            let anchor = self.found.scan(anchor);
             made_of += &format!(" {FORMAT_SEVERAL} {}", scan.modality);
             made_of += &format!(" {} {}", hash_file(&anchor.path)?, mask(anchor).map_err(Error::File)?);
             if is_quantitative(&scan.modality) {
-                let region = companion::reference_mask(scan, anchor, self.wanted)?;
+                let region = companion::reference_mask(scan, anchor, &self.found.wanted)?;
                 let sidecar = Some(companion::sidecar(&scan.path)).filter(|path| path.exists());
                 for file in [region, sidecar].into_iter().flatten() {
                     made_of += &format!(" {}", hash_file(&file)?);
@@ -376,37 +304,41 @@ fn write_volumes(path: &Path, card: &Card, parts: &[PathBuf]) -> Result<(), Erro
 }
 
 /// Accepts a finished cache in `out` if it has just these scans and settings, and says what differs if not.
-fn compare(root: &Path, work: &Work<'_>, unsaid: usize, out: &Path) -> Result<Report, Error> {
+fn compare(root: &Path, work: &Work<'_>, out: &Path) -> Result<Report, Error> {
     let differs = |what: String| Error::CacheDiffers { path: out.to_owned(), what };
     let card = Card::read(out)?;
     if card.preprocessing != *work.settings {
         let json = serde_json::to_string(&card.preprocessing).expect("settings are numbers");
         return Err(differs(format!("other settings, {json}")));
     }
-    if card.modalities != work.wanted.modalities {
+    if card.distortion.is_some() {
+        return Err(differs("`gyrus distort`".into()));
+    }
+    let wanted = &work.found.wanted;
+    if card.modalities != wanted.modalities {
         return Err(differs(format!("other modalities, {}", card.modalities.join(","))));
     }
-    if card.pet.as_ref().is_some_and(|pet| pet.region != work.wanted.reference) {
+    if card.pet.as_ref().is_some_and(|pet| pet.region != wanted.reference) {
         return Err(differs("another reference region".into()));
     }
     let rows = index::read(&out.join(SCANS))?;
     let known = |scan: &Scan| rows.iter().position(|r| r.scan == *scan);
     let skipped = |scan: &Scan| card.skipped.iter().any(|s| s.source == scan.path);
-    let taken: Vec<usize> = work.taken().collect();
+    let taken: Vec<usize> = work.found.taken().collect();
     let changed = taken.par_iter().find_map_any(|&i| {
-        let scan = &work.scans[i];
+        let scan = work.found.scan(i);
         let here = relative(scan, root);
         let same = match known(&here) {
             Some(row) => hash_file(&scan.path).is_ok_and(|hash| hash == rows[row].measured.blake3),
             // A file that failed may have been repaired since.
-            None => skipped(&here) && work.prepare(i, &mut None).is_err(),
+            None => skipped(&here) && work.found.prepare(i, work.settings, &mut None).is_err(),
         };
         (!same).then(|| here.path.display().to_string())
     });
     if let Some(path) = changed {
         return Err(differs(format!("other scans or other data on people (see {path})")));
     }
-    if taken.len() + unsaid != rows.len() + card.skipped.len() {
+    if taken.len() + work.found.unsaid().len() != rows.len() + card.skipped.len() {
         return Err(differs("more scans than the dataset has now".into()));
     }
     Ok(report(&rows, card, true))

@@ -1,5 +1,5 @@
 //! Which scans belong together: on whose grid each lies, and what was seen at one visit.
-use super::{index::IndexRow, scan::Scan};
+use super::scan::Scan;
 
 /// The modality whose brain and grid all others of a visit are brought to.
 pub const T1W: &str = "T1w";
@@ -11,7 +11,7 @@ pub struct Visit {
     pub subject: String,
     /// The session of the T1w on whose grid the volumes lie.
     pub session: Option<String>,
-    /// The row of each modality, in the order of [`super::Cache::modalities`]; `None` where it is missing.
+    /// The row of each modality (the number of its scan, where there is no cache), in the order of [`super::Cache::modalities`]; `None` where it is missing.
     pub rows: Vec<Option<usize>>,
 }
 
@@ -65,9 +65,12 @@ pub(super) fn places(scans: &[Scan], modalities: &[String]) -> Vec<Place> {
     scans.iter().enumerate().map(place).collect()
 }
 
-/// The visits that `rows` hold, in the order of their first rows. Of several runs of one modality each makes a visit,
-/// with the first run of each other modality.
-pub(super) fn visits(rows: &[IndexRow], modalities: &[String]) -> Vec<Visit> {
+/// The visits that `rows` hold, in the order of their first rows: numbered scans, each with the session of the T1w on
+/// whose grid it lies. Of several runs of one modality each makes a visit, with the first run of each other modality.
+pub(super) fn visits<'a>(
+    rows: impl Iterator<Item = (usize, &'a Scan, Option<&'a str>)>,
+    modalities: &[String],
+) -> Vec<Visit> {
     struct Seen<'a> {
         subject: &'a str,
         session: Option<&'a str>,
@@ -75,8 +78,7 @@ pub(super) fn visits(rows: &[IndexRow], modalities: &[String]) -> Vec<Visit> {
         runs: Vec<Vec<usize>>,
     }
     let mut seen: Vec<Seen<'_>> = Vec::new();
-    for IndexRow { row, scan, placed, .. } in rows {
-        let session = placed.as_ref().map_or(&scan.session, |p| &p.session).as_deref();
+    for (row, scan, session) in rows {
         let at = seen
             .iter()
             .rposition(|v| v.subject == scan.subject && v.session == session)
@@ -86,7 +88,7 @@ pub(super) fn visits(rows: &[IndexRow], modalities: &[String]) -> Vec<Visit> {
         }
         // A cache of one modality has rows of no other, whatever a table calls them.
         let which = modalities.iter().position(|m| *m == scan.modality).unwrap_or(0);
-        seen[at].runs[which].push(*row);
+        seen[at].runs[which].push(row);
     }
     let mut visits = Vec::new();
     for Seen { subject, session, runs } in seen {

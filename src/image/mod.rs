@@ -1,6 +1,6 @@
 //! One volume at a time: reading and writing NIfTI (`nifti`, `header`, `gzip`, `write`), orientation, the way from a
-//! scan to what the network sees (`preprocess`, with `mask`, `resample` and `intensity`), and the way of another image
-//! of the same head onto the grid of that scan (`align`, `onto`).
+//! scan to what the network sees (`preprocess`, with `mask`, `resample` and `intensity`) and back as far as there is one
+//! (`restore`), and the way of another image of the same head onto the grid of that scan (`align`, `onto`).
 use std::path::PathBuf;
 
 mod affine;
@@ -14,6 +14,7 @@ mod onto;
 pub mod orientation;
 mod preprocess;
 mod resample;
+mod restore;
 mod trilinear;
 mod write;
 
@@ -25,6 +26,7 @@ pub use mask::{HEAD_SPACING, Part, background, components, fit, head_extent, hea
 pub use nifti::{Fault, read, read_mean};
 pub use onto::{PET_SCALE, Scale, mean_inside, preprocess_onto, same_grid};
 pub use preprocess::{Prepared, Preprocessing, Stats, preprocess};
+pub use restore::Restored;
 pub use write::{Storage, write};
 
 /// A 3-D image: voxels in `f32`, the first axis running fastest (as NIfTI stores them).

@@ -38,6 +38,12 @@ pub fn code(affine: &[[f64; 4]; 4]) -> String {
     letters.iter().collect()
 }
 
+/// The voxel axis that runs along each of x, y and z, by such a code; a letter that is missing stands in its place.
+pub(super) fn axes(code: &str) -> [usize; 3] {
+    let along = |r: usize| code.find([['R', 'L'], ['A', 'P'], ['S', 'I']][r]);
+    [0, 1, 2].map(|r| along(r).filter(|&axis| axis < 3).unwrap_or(r))
+}
+
 /// The determinant of the affine's 3 x 3 part.
 pub(super) fn determinant(m: &[[f64; 4]; 4]) -> f64 {
     m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) - m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0])
@@ -196,6 +202,12 @@ mod tests {
     use super::*;
 
     /// Every order and flip of a volume whose voxels say where they are.
+    #[test]
+    fn codes_say_which_axis_runs_along_each_direction() {
+        assert_eq!(["RAS", "PSR", "ILP", "LIA"].map(axes), [[0, 1, 2], [2, 0, 1], [1, 2, 0], [0, 2, 1]]);
+        assert_eq!(axes(""), [0, 1, 2]);
+    }
+
     #[test]
     fn all_48_orientations_become_the_same_volume() {
         let shape = [19, 18, 5];

@@ -39,6 +39,11 @@ impl Preprocessing {
     pub fn nominal_spacing(&self) -> f64 {
         self.spacing.unwrap_or_else(|| 172.0 / (self.grid[1] - 2 * MARGIN) as f64)
     }
+    /// Millimetres between voxels along x, y and z, for a brain whose bounding box measures `box_mm`.
+    pub fn steps(&self, box_mm: [f64; 3]) -> [f64; 3] {
+        let stretched = [0, 1, 2].map(|r| box_mm[r] / (self.grid[r] - 2 * MARGIN) as f64);
+        self.spacing.map_or(stretched, |mm| [mm; 3])
+    }
     /// Refuses settings that no image could be prepared with, naming the key.
     pub fn check(&self) -> Result<(), Error> {
         let refuse = |key, reason| Err(Error::Setting { key, reason });
@@ -157,10 +162,7 @@ pub fn preprocess(volume: Volume, mask: Option<Volume>, settings: &Preprocessing
         ));
     }
 
-    let step = match settings.spacing {
-        Some(mm) => [mm; 3],
-        None => [0, 1, 2].map(|r| box_mm[r] / (settings.grid[r] - 2 * MARGIN) as f64),
-    };
+    let step = settings.steps(box_mm);
     let size = [0, 1, 2].map(|r| settings.grid[r] as f64 * step[r]);
     // The grid's low corner, in millimetres from the volume's; at a given spacing on an edge between voxels.
     let corner = [0, 1, 2].map(|r| {

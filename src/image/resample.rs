@@ -53,6 +53,16 @@ impl Taps {
     }
 }
 
+/// The share of white noise's standard deviation that is left when voxels along one axis are resampled to voxels
+/// `step` times as large: the root of the mean sum of squared weights.
+pub(super) fn noise_left(step: f64) -> f64 {
+    const OUTPUTS: usize = 64;
+    // Two voxels at either end, for the ends have fewer weights.
+    let n = ((OUTPUTS + 4) as f64 * step).ceil() as usize + 4;
+    let taps = Taps::new(n, 2.0 * step, step, 0..OUTPUTS);
+    (taps.weights.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>() / OUTPUTS as f64).sqrt()
+}
+
 /// Resampled voxels, compact, their axes in the same order and direction in memory as the source's.
 struct Block {
     data: Vec<f32>,
@@ -201,6 +211,15 @@ mod tests {
     fn halving_weighs_four_voxels() {
         let taps = Taps::new(8, 0.0, 2.0, 0..4);
         assert_eq!(weights(&taps, 1), (1, [0.125, 0.375, 0.375, 0.125].as_slice()));
+    }
+
+    #[test]
+    fn noise_is_averaged_as_the_weights_say() {
+        assert_eq!(noise_left(1.0), 1.0);
+        let halved = 2.0 * (0.375_f64.powi(2) + 0.125_f64.powi(2));
+        assert!((noise_left(2.0) - halved.sqrt()).abs() < 1e-6);
+        // A wide triangle's: the square root of 2 / (3 step).
+        assert!((noise_left(7.3) - (2.0 / 21.9_f64).sqrt()).abs() < 0.01);
     }
 
     #[test]

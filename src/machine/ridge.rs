@@ -13,7 +13,6 @@ pub struct Ridge<'a> {
 impl<'a> Ridge<'a> {
     /// Of centred features.
     pub fn new(x: Mat<'a, f64>) -> Self {
-        let [n, d] = x.shape();
         let products = if over_rows(x) { product(x, x.t()) } else { product(x.t(), x) };
         Ridge { x, products }
     }
@@ -71,7 +70,7 @@ impl Penalised<'_> {
     }
     /// What the weights leave of the targets, `[n, m]`.
     pub fn residuals(&self, targets: Mat<'_, f64>) -> Vec<f64> {
-        let ([n, d], [_, m]) = (self.x.shape(), targets.shape());
+        let ([_, d], [_, m]) = (self.x.shape(), targets.shape());
         if over_rows(self.x) {
             let mut residuals = self.dual(targets);
             residuals.iter_mut().for_each(|r| *r *= self.penalty);
@@ -95,7 +94,7 @@ impl Penalised<'_> {
     }
     /// (X Xᵀ + penalty)⁻¹ y, whose product with Xᵀ the weights are.
     fn dual(&self, targets: Mat<'_, f64>) -> Vec<f64> {
-        let [n, m] = targets.shape();
+        let n = targets.shape()[0];
         product(Mat::rows(&self.inverse, [n, n]), targets)
     }
 }

@@ -17,6 +17,9 @@ pub struct Card {
     pub task: Task,
     /// How scans have to be prepared for it.
     pub preprocessing: Preprocessing,
+    /// The label of the region that PET has to be divided by, where one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
     /// What the training scans looked like.
     pub fingerprint: Fingerprint,
     /// What it was trained on.
@@ -39,6 +42,7 @@ impl Card {
         Card {
             task,
             preprocessing: cache.preprocessing().clone(),
+            reference: cache.reference().map(str::to_owned),
             fingerprint: cache.fingerprint().clone(),
             data: Provenance {
                 cache: cache.hash().to_owned(),

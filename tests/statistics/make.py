@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from scipy import stats
-from sklearn.linear_model import LinearRegression, Ridge, RidgeCV, RidgeClassifierCV
+import statsmodels.api as sm
+from sklearn.linear_model import RidgeClassifierCV, RidgeCV
 from sklearn.metrics import balanced_accuracy_score, r2_score
 from sklearn.preprocessing import StandardScaler
 from statsmodels.stats.multitest import multipletests
@@ -122,9 +123,107 @@ def of_arms(rows):
     }
 
 
+def over_subjects(subject, statistic, rng, draws=20_000):
+    """statistic(rows) of all rows, and of those of subjects drawn with replacement."""
+    rows = [np.flatnonzero(subject == k) for k in np.unique(subject)]
+    drawn = [
+        statistic(np.concatenate([rows[k] for k in rng.integers(0, len(rows), len(rows))])) for _ in range(draws)
+    ]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {"value": statistic(np.arange(len(subject))), "low": low, "high": high, "sd": np.std(drawn)}
+
+
+def of_gaps(rows):
+    """Gaps of arm a by scan, and how they go with a quality made up here."""
+    r = np.array(rows, float)
+    scan = (r[:, 0] * 10 + r[:, 1]).astype(int)
+    age, prediction, seed, fold = r[:, 2], r[:, 3], r[:, 5], r[:, 6]
+    gaps = {"none": prediction - age, "cole": np.zeros_like(age), "beheshti": np.zeros_like(age)}
+    for s in np.unique(seed):
+        for f in np.unique(fold):
+            own, others = (seed == s) & (fold == f), (seed == s) & (fold != f)
+            a, b = np.polyfit(age[others], prediction[others], 1)
+            gaps["cole"][own] = (prediction[own] - b) / a - age[own]
+            a, b = np.polyfit(age[others], gaps["none"][others], 1)
+            gaps["beheshti"][own] = gaps["none"][own] - (a * age[own] + b)
+    scans = np.unique(scan)
+    gaps = {k: np.array([v[scan == i].mean() for i in scans]) for k, v in gaps.items()}
+    age = np.array([age[scan == i][0] for i in scans])
+    subject = scans // 10
+    rng = np.random.default_rng(3)
+    quality = np.round(3 - 0.02 * age - 0.05 * gaps["none"] + rng.normal(0, 0.5, len(scans)), 2)
+    z, gap = (quality - quality.mean()) / quality.std(ddof=1), gaps["beheshti"]
+
+    def slope(i):
+        return sm.OLS(gap[i], sm.add_constant(np.column_stack([z[i], age[i]]))).fit().params[1]
+
+    def partial(i):
+        a, b, c = (stats.rankdata(v[i]) for v in (gap, quality, age))
+        left = lambda v: v - np.polyval(np.polyfit(c, v, 1), c)
+        return stats.pearsonr(left(a), left(b))[0]
+
+    return {
+        "gaps": {k: v.tolist() for k, v in gaps.items()},
+        "quality": quality.tolist(),
+        "slope": over_subjects(subject, slope, rng),
+        "spearman": over_subjects(subject, partial, rng),
+    }
+
+
+SHARES = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0, 30.0]
+
+
+def probes():
+    """Features of 36 people, twelve with two scans: 60 of them (more than scans), and the first 6 alone."""
+    rng = np.random.default_rng(4)
+    subject = np.concatenate([np.arange(36), np.arange(12)])
+    n, d, fold = len(subject), 60, subject % 4
+    person = rng.normal(size=(36, d))
+    x = np.round(person[subject] + 0.5 * rng.normal(size=(n, d)), 2).astype(np.float32)
+    age = np.round(50 + 6 * person[subject, :3].sum(1) + rng.normal(0, 4, n), 1)
+    label = np.argmax(person[subject][:, 3:6] + rng.normal(0, 1.2, (36, 3))[subject], 1)
+    expected = {}
+    for name, d in [("wide", 60), ("narrow", 6)]:
+        f = x[:, :d].astype(float)
+        train, test = fold != 0, fold == 0
+        scaled = StandardScaler().fit(f[train])
+        ridge = RidgeCV(np.array(SHARES) * d).fit(scaled.transform(f[train]), age[train])
+        told, classes = np.zeros(n), np.zeros(n, int)
+        permuted = np.zeros((300, n), int)
+        labels = [rng.permutation(label[:36])[subject] for _ in permuted]
+        for k in range(4):
+            train, test_k = fold != k, fold == k
+            s = StandardScaler().fit(f[train])
+            a, b = s.transform(f[train]), s.transform(f[test_k])
+            told[test_k] = RidgeCV(np.array(SHARES) * d).fit(a, age[train]).predict(b)
+            classes[test_k] = RidgeClassifierCV(np.array(SHARES) * d).fit(a, label[train]).predict(b)
+            for p, l in zip(permuted, labels):
+                p[test_k] = RidgeClassifierCV(np.array(SHARES) * d).fit(a, l[train]).predict(b)
+        accuracy = balanced_accuracy_score(label, classes)
+        chance = np.array([balanced_accuracy_score(l, p) for l, p in zip(labels, permuted)])
+        expected[name] = {
+            "width": d,
+            "test": ridge.predict(scaled.transform(f[test])).tolist(),
+            "balanced_accuracy": accuracy,
+            "chance": chance.mean(),
+            "p": (1 + (chance >= accuracy - 1e-12).sum()) / (1 + len(chance)),
+            "r2": over_subjects(subject, lambda i: r2_score(age[i], told[i]), rng),
+            "spearman": over_subjects(subject, lambda i: stats.spearmanr(age[i], told[i])[0], rng),
+        }
+    return {
+        "subject": subject.tolist(),
+        "fold": fold.tolist(),
+        "age": age.tolist(),
+        "label": label.tolist(),
+        "features": [[round(float(v), 2) for v in row] for row in x],
+        "expected": expected,
+    }
+
+
 def main():
     rows = arms()
-    write("arms.json", {"rows": rows, "expected": of_arms(rows)})
+    write("arms.json", {"rows": rows, "expected": of_arms(rows), "gap": of_gaps(rows)})
+    write("probe.json", probes())
 
 
 main()

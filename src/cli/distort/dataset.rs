@@ -2,42 +2,24 @@
 //!
 //! For each scan the mask is written first, then the image, then its JSON: a JSON that says what is to be done now
 //! vouches for the other two, so that a stopped run goes on. `participants.tsv` comes last of all.
-use super::people::{self, COLUMN};
+use super::{
+    Failure, Severity, chosen,
+    people::{self, COLUMN},
+};
 use crate::{
     data::{Scan, stem},
     error::OnFile,
     file::write_bytes,
     image::{self, Datatype, Storage, Volume},
-    machine::philox::{Philox, Purpose},
     quality::distort::{Distorted, Recipe, distort, keep, ras_shape},
 };
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeSet,
-    error::Error,
     fs,
     path::{Path, PathBuf},
 };
-
-/// Why a scan could not be used.
-pub(super) type Failure = Box<dyn Error + Send + Sync>;
-
-/// What the column of levels says.
-#[derive(Clone, Copy)]
-pub(super) enum Severity {
-    Level(u8),
-    Recipe,
-}
-
-impl Severity {
-    fn text(self) -> String {
-        match self {
-            Severity::Level(level) => level.to_string(),
-            Severity::Recipe => "recipe".into(),
-        }
-    }
-}
 
 /// All that the new dataset follows from.
 pub(super) struct Plan<'a> {
@@ -63,12 +45,7 @@ impl<'a> Plan<'a> {
         share: f64,
         scans: &[Scan],
     ) -> Plan<'a> {
-        let subjects: BTreeSet<&String> = scans.iter().map(|s| &s.subject).collect();
-        let mut subjects: Vec<&String> = subjects.into_iter().collect();
-        // The first of a shuffled list: a greater share takes in all of a smaller one.
-        Philox::new(seed, Purpose::Distort, 0, u32::MAX).shuffle(&mut subjects);
-        subjects.truncate((share * subjects.len() as f64).round() as usize);
-        let chosen = subjects.into_iter().cloned().collect();
+        let chosen = chosen(scans.iter().map(|s| &s.subject), seed, share);
         Plan { root, out, recipe, severity, seed, share, chosen }
     }
 

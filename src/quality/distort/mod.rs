@@ -24,7 +24,7 @@ pub use recipe::{
 };
 
 use crate::image::{
-    self, Volume,
+    self, Restored, Volume,
     orientation::{Axes, from_ras},
 };
 use canvas::{Canvas, cropped};
@@ -65,7 +65,40 @@ pub struct Distorted {
 pub fn distort(volume: Volume, recipe: &Recipe, seed: u64, scan: &str) -> Result<Distorted, Error> {
     recipe.check()?;
     let source = Source::new(seed, scan);
-    let applied = draw::distortions(recipe, source);
+    carry_out(volume, draw::distortions(recipe, source), source)
+}
+
+/// Distorts what [`Restored`] made of a prepared volume as [`distort`] does the scan, as nearly as that can be: slices
+/// are as thick as they would be in the scan, and noise is what resampling leaves of the scan's.
+///
+/// # Errors
+/// As there.
+pub fn distort_restored(
+    restored: &Restored<'_>,
+    recipe: &Recipe,
+    seed: u64,
+    scan: &str,
+) -> Result<Distorted, Error> {
+    recipe.check()?;
+    let source = Source::new(seed, scan);
+    let mut applied = draw::distortions(recipe, source);
+    let (from, to) = (restored.scan_spacing, restored.volume.spacing());
+    applied.retain_mut(|distortion| match distortion {
+        Distortion::Noise { sigma } => {
+            *sigma *= restored.noise_left;
+            true
+        }
+        Distortion::Anisotropy { axis, factor } => {
+            *factor *= from[axis.index()] / to[axis.index()];
+            // Slices that are no thicker than the grid's voxels are not seen on it.
+            *factor > 1.0
+        }
+        _ => true,
+    });
+    carry_out(restored.volume.clone(), applied, source)
+}
+
+fn carry_out(volume: Volume, applied: Vec<Distortion>, source: Source) -> Result<Distorted, Error> {
     if applied.is_empty() {
         return Ok(Distorted { kept: ras_shape(&volume).map(|n| 0..n), volume, applied });
     }
