@@ -17,11 +17,6 @@ const TOGETHER: usize = 7;
 /// The page of what a study found. What is not there is left out.
 pub fn page(results: &Results) -> String {
     let mut page = Page::new("Study", &results.title, &results.answer);
-    let [done, all] = results.done;
-    if done < all {
-        let text = format!("{done} of {all} units are done: the numbers are of these and may change.");
-        page.section("Not finished", paragraph(&text));
-    }
     page.section("What can be said", results.reading.iter().map(|text| paragraph(text)).collect::<String>());
     page.section("Arms", arms(results));
     page.section("Differences between arms", differences(results));
@@ -56,36 +51,40 @@ fn arms(results: &Results) -> String {
         ("Updates", Column::Number),
     ];
     if tuned {
+        columns.push(("MAE fine-tuned", Column::Number));
+    }
+    if frozen {
+        columns.push(("MAE frozen", Column::Number));
+    }
+    if tuned {
         columns.extend([
-            ("MAE fine-tuned", Column::Number),
             ("Over seeds", Column::Number),
             ("r", Column::Number),
             ("R²", Column::Number),
             ("Bias", Column::Number),
         ]);
     }
-    if frozen {
-        columns.push(("MAE frozen", Column::Number));
-    }
     let caption = "The arms. MAE: mean absolute error of age in years with its 95 % interval over people and seeds; over \
-                   seeds: its standard deviation between trainings";
+                   seeds, r, R² and bias: of the fine-tuned networks";
     let mut table = Table::new(caption, &columns);
     let row = |name: &str, label: &str, pretrained: [Cell; 4], of: [Option<&Summary>; 2]| {
         let mut cells = vec![Cell::text(name), Cell::text(label)];
         cells.extend(pretrained);
+        let [fine_tuned, at_rest] = of;
         if tuned {
-            let of = of[0];
-            let number = |value: Option<f64>| Cell::number(value.unwrap_or(f64::NAN), 2);
-            cells.extend([
-                estimate(of.map(|s| s.mae), 2),
-                number(of.map(|s| s.mae_sd_over_seeds)),
-                number(of.map(|s| s.pearson_r.value)),
-                number(of.map(|s| s.r2.value)),
-                number(of.map(|s| s.bias)),
-            ]);
+            cells.push(estimate(fine_tuned.map(|s| s.mae), 2));
         }
         if frozen {
-            cells.push(estimate(of[1].map(|s| s.mae), 2));
+            cells.push(estimate(at_rest.map(|s| s.mae), 2));
+        }
+        if tuned {
+            let number = |value: Option<f64>| Cell::number(value.unwrap_or(f64::NAN), 2);
+            cells.extend([
+                number(fine_tuned.map(|s| s.mae_sd_over_seeds)),
+                number(fine_tuned.map(|s| s.pearson_r.value)),
+                number(fine_tuned.map(|s| s.r2.value)),
+                number(fine_tuned.map(|s| s.bias)),
+            ]);
         }
         cells
     };
@@ -133,7 +132,7 @@ fn absolute(results: &Results) -> String {
         rows.collect()
     };
     let zero = results.mean_predictor.as_ref().map(|s| s.mae.value);
-    let sides = if zero.is_some() { ["", "predicting the mean"] } else { ["", ""] };
+    let sides = if zero.is_some() { ["", "worse than the mean age"] } else { ["", ""] };
     let forest = |title, rows: &[Interval]| {
         let axis = "mean absolute error, years";
         Forest { title, caption: "", axis, zero, sides, notes: "", digits: 2, rows }.render()
@@ -567,8 +566,8 @@ mod tests {
     #[test]
     fn what_is_not_there_is_left_out() {
         let html = page(&empty());
-        assert!(html.contains("A &amp; B") && html.contains("0 of 4 units are done"));
-        assert_eq!(html.matches("<section").count(), 1, "{html}");
+        assert!(html.contains("A &amp; B") && html.contains("Not yet."));
+        assert_eq!(html.matches("<section").count(), 0, "{html}");
     }
 
     #[test]
@@ -610,7 +609,7 @@ mod tests {
             |html: &str, i: usize| html.split("</svg>").next().unwrap().contains(&format!(">arm {i}</text>"));
         assert!(names(losses[0], 0) && names(losses[0], 6) && !names(losses[0], 7));
         assert!(names(losses[1], 0) && names(losses[1], 8) && !names(losses[1], 6));
-        assert!(!html.contains("units are done") && !html.contains("Brain-age gap"));
+        assert!(!html.contains("Brain-age gap"));
         // In ascending order, whatever order they came in.
         assert!(
             html.contains("arm 0: 0.5 at 10") && html.find("at 10<").unwrap() < html.find("at 20<").unwrap()

@@ -59,12 +59,18 @@ impl Lines<'_> {
         let mut svg = area.y_axis(&y, self.axes[1]) + &area.x_axis(&x, self.axes[0]);
         let mut ends = Vec::new();
         for (i, curve) in self.curves.iter().enumerate() {
-            let place = |[px, py]: [f64; 2]| [x.at(px), y.at(py)];
+            // Intervals at the same place stand beside each other.
+            let aside = if curve.intervals.is_empty() {
+                0.0
+            } else {
+                4.0 * (i as f64 - (self.curves.len() - 1) as f64 / 2.0)
+            };
+            let place = |[px, py]: [f64; 2]| [x.at(px) + aside, y.at(py)];
             let _ = writeln!(svg, "<g class=\"{}\"><title>{}</title>", colour(i), escape(&curve.name));
             svg += &course("curve faint", "", curve.behind.iter().map(|p| place(*p)).collect());
             svg += &course("curve", dash(i), curve.points.iter().map(|p| place(*p)).collect());
             for (p, [low, high]) in curve.points.iter().zip(&curve.intervals) {
-                let at = x.at(p[0]);
+                let at = x.at(p[0]) + aside;
                 svg += &line("whisker", [at, y.at(*low)], [at, y.at(*high)]);
             }
             for p in curve.points.iter().filter(|p| curve.marked && p[1].is_finite()) {
