@@ -85,6 +85,22 @@ fn the_whole_way_through() {
     assert_eq!(arrays["features"].shape, [10, 192]);
     assert!(card.unwrap().contains("sub-010_T1w.nii.gz"));
 
+    // The cache is found beside the run; a page asks nobody for anything.
+    gyrus(&folder, "report mae --count 1").success();
+    gyrus(&folder, "report age --out age.html").success();
+    let (mae, age) = (text(&folder, "mae/report.html"), text(&folder, "age.html"));
+    assert!(mae.contains("<option value=\"0\">sub-001</option>") && !mae.contains("<option value=\"1\">sub"));
+    assert!(
+        age.contains("Predicted and true age") && age.contains("fold 2") && !age.contains("id=\"niivue\"")
+    );
+    for page in [&mae, &age] {
+        assert!(page.ends_with("</html>\n") && !page.contains("src=\"http") && !page.contains("href=\"http"));
+    }
+    assert!(failure(&folder, "report heads", 1).contains("heads: it holds no run"));
+    gyrus(&folder, "qc heads --out quality").success();
+    gyrus(&folder, "report quality").success();
+    assert!(text(&folder, "quality/report.html").contains("aria-label=\"Slices of sub-010\""));
+
     gyrus(&folder, "reconstruct mae heads --out pictures --count 2 --nifti").success();
     gyrus(&folder, "reconstruct mae cache --out rows --count 1").success();
     assert_eq!(fs::read_dir(folder.path().join("pictures")).unwrap().count(), 7);

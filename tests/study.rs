@@ -77,6 +77,10 @@ fn arms_have_equal_scans_and_nobody_is_tested_by_a_model_that_saw_them() {
     let shown = stdout(&gyrus(&folder, "study study.toml --out out").success());
     assert!(shown.contains("18 of the tested people are also pretrained on"), "{shown}");
     assert!(shown.contains("a pretraining of its own"), "{shown}");
+    let page = fs::read_to_string(out.join("report.html")).unwrap();
+    assert!(page.contains("One dataset") && page.contains("<h2 id=\"h0\">What can be said</h2>"), "{page}");
+    gyrus(&folder, "report out --out again.html").success();
+    assert_eq!(fs::read_to_string(folder.path().join("again.html")).unwrap(), page);
 
     let arms = table(&out.join("table.tsv"));
     let names: Vec<&str> = arms.iter().map(|arm| arm["arm"].as_str()).collect();

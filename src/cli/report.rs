@@ -68,7 +68,7 @@ fn page(args: &Args) -> Result<String, Box<dyn Error>> {
         return Ok(qc::page(run)?);
     }
     if is_study(run) {
-        return Ok(study::page(&collect(&open(run)?)?, run));
+        return Ok(study::page(&collect(&open(run)?)?));
     }
     let folders = models(run);
     if !folders.iter().all(|folder| folder.join("model.safetensors").exists()) {

@@ -217,7 +217,7 @@ impl Table {
         // A region that can be scrolled has to be reached by keyboard.
         let mut html = format!(
             "<div class=\"table\" role=\"region\" tabindex=\"0\" aria-label=\"{caption}\">\n<table{class}>\n\
-             <caption>{caption}</caption>\n<thead><tr>{html}</tr></thead>\n<tbody>\n"
+             <caption><span>{caption}</span></caption>\n<thead><tr>{html}</tr></thead>\n<tbody>\n"
         );
         for row in &self.rows {
             html.push_str("<tr>");

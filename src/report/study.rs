@@ -10,19 +10,13 @@ use crate::study::{
     bootstrap::Estimate,
     trial::results::{Arm, Compared, Example, Gap, Outcome, Results},
 };
-use std::path::Path;
 
 /// Arms in one chart, as many as there are colours; more are drawn in several, each with the first arm.
 const TOGETHER: usize = 7;
 
-/// The page of what the study in `folder` found. What is not there is left out.
-pub fn page(results: &Results, folder: &Path) -> String {
+/// The page of what a study found. What is not there is left out.
+pub fn page(results: &Results) -> String {
     let mut page = Page::new("Study", &results.title, &results.answer);
-    let [done, all] = results.done;
-    if done < all {
-        let text = format!("{done} of {all} units are done: the numbers are of these and may change.");
-        page.section("Not finished", paragraph(&text));
-    }
     page.section("What can be said", results.reading.iter().map(|text| paragraph(text)).collect::<String>());
     page.section("Arms", arms(results));
     page.section("Differences between arms", differences(results));
@@ -34,11 +28,11 @@ pub fn page(results: &Results, folder: &Path) -> String {
     page.section("Brain-age gap", gaps(&results.gaps));
     page.section("Loss", losses(&results.arms));
     page.section("Units that failed", failed(results));
-    page.section("How to repeat it", repeat(results, folder));
+    page.section("How to repeat it", repeat(results));
     page.render()
 }
 
-/// A name, and how it differs from the others: `Cell`s of an estimate.
+/// An estimate with its interval; sorts by the estimate.
 fn estimate(e: Option<Estimate>, digits: usize) -> Cell {
     let Some(Estimate { value, low, high }) = e else { return Cell::keyed("n/a", f64::NAN) };
     let [said, low, high] = [value, low, high].map(|v| fixed(v, digits));
@@ -57,36 +51,40 @@ fn arms(results: &Results) -> String {
         ("Updates", Column::Number),
     ];
     if tuned {
+        columns.push(("MAE fine-tuned", Column::Number));
+    }
+    if frozen {
+        columns.push(("MAE frozen", Column::Number));
+    }
+    if tuned {
         columns.extend([
-            ("MAE fine-tuned", Column::Number),
             ("Over seeds", Column::Number),
             ("r", Column::Number),
             ("R²", Column::Number),
             ("Bias", Column::Number),
         ]);
     }
-    if frozen {
-        columns.push(("MAE frozen", Column::Number));
-    }
     let caption = "The arms. MAE: mean absolute error of age in years with its 95 % interval over people and seeds; over \
-                   seeds: its standard deviation between trainings";
+                   seeds, r, R² and bias: of the fine-tuned networks";
     let mut table = Table::new(caption, &columns);
     let row = |name: &str, label: &str, pretrained: [Cell; 4], of: [Option<&Summary>; 2]| {
         let mut cells = vec![Cell::text(name), Cell::text(label)];
         cells.extend(pretrained);
+        let [fine_tuned, at_rest] = of;
         if tuned {
-            let of = of[0];
-            let number = |value: Option<f64>| Cell::number(value.unwrap_or(f64::NAN), 2);
-            cells.extend([
-                estimate(of.map(|s| s.mae), 2),
-                number(of.map(|s| s.mae_sd_over_seeds)),
-                number(of.map(|s| s.pearson_r.value)),
-                number(of.map(|s| s.r2.value)),
-                number(of.map(|s| s.bias)),
-            ]);
+            cells.push(estimate(fine_tuned.map(|s| s.mae), 2));
         }
         if frozen {
-            cells.push(estimate(of[1].map(|s| s.mae), 2));
+            cells.push(estimate(at_rest.map(|s| s.mae), 2));
+        }
+        if tuned {
+            let number = |value: Option<f64>| Cell::number(value.unwrap_or(f64::NAN), 2);
+            cells.extend([
+                number(fine_tuned.map(|s| s.mae_sd_over_seeds)),
+                number(fine_tuned.map(|s| s.pearson_r.value)),
+                number(fine_tuned.map(|s| s.r2.value)),
+                number(fine_tuned.map(|s| s.bias)),
+            ]);
         }
         cells
     };
@@ -134,7 +132,7 @@ fn absolute(results: &Results) -> String {
         rows.collect()
     };
     let zero = results.mean_predictor.as_ref().map(|s| s.mae.value);
-    let sides = if zero.is_some() { ["", "predicting the mean"] } else { ["", ""] };
+    let sides = if zero.is_some() { ["", "worse than the mean age"] } else { ["", ""] };
     let forest = |title, rows: &[Interval]| {
         let axis = "mean absolute error, years";
         Forest { title, caption: "", axis, zero, sides, notes: "", digits: 2, rows }.render()
@@ -495,15 +493,126 @@ fn failed(results: &Results) -> String {
     table.render()
 }
 
-fn repeat(results: &Results, folder: &Path) -> String {
-    let rows = |pairs: &'_ [(String, String)]| -> Vec<(String, String)> { pairs.to_vec() };
-    let table = |caption: &str, pairs: Vec<(String, String)>| {
-        let pairs: Vec<(&str, String)> =
-            pairs.iter().map(|(what, value)| (what.as_str(), value.clone())).collect();
-        if pairs.is_empty() { String::new() } else { facts(caption, &pairs) }
+fn repeat(results: &Results) -> String {
+    let table = |caption: &str, rows: &[(String, String)]| {
+        let rows: Vec<(&str, String)> =
+            rows.iter().map(|(what, value)| (what.as_str(), value.clone())).collect();
+        if rows.is_empty() { String::new() } else { facts(caption, &rows) }
     };
-    let folder = folder.display();
-    table("How arms were compared", rows(&results.design))
-        + &table("What was used", rows(&results.provenance))
-        + &note(&format!("The numbers of this page are in {folder}/results.json."))
+    let tables =
+        table("How arms were compared", &results.design) + &table("What was used", &results.provenance);
+    if tables.is_empty() {
+        tables
+    } else {
+        tables + &note("The numbers of this page are in results.json beside it.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::{
+        arms::{Tested, summary},
+        comparison::{Unit, compare},
+        trial::results::{ByTier, CurvePoint},
+    };
+
+    fn tested(bias: f64) -> Vec<Tested> {
+        let row = |i: u32, seed: u64| {
+            let age = f64::from(20 + 3 * i);
+            let prediction = age + bias + f64::from(i * 7 % 5) + seed as f64 / 10.0;
+            Tested { subject: i.to_string(), scan: i.to_string(), age, prediction, seed, fold: 1 }
+        };
+        (0..12).flat_map(|i| [row(i, 1), row(i, 2)]).collect()
+    }
+
+    fn arm(name: &str) -> Arm {
+        Arm {
+            name: name.into(),
+            label: "all <scans>".into(),
+            scans: 1200.0,
+            subjects: 100.0,
+            age: Some([50.0, 10.0]),
+            steps: 5000,
+            fine_tuned: Some(summary(&tested(1.0), 0)),
+            frozen: None,
+            points: vec![[50.0, 51.0], [60.0, 58.0]],
+            loss: vec![[1.0, 1.0], [2.0, 0.5]],
+            tuning_loss: Vec::new(),
+            by_grade: Vec::new(),
+        }
+    }
+
+    fn empty() -> Results {
+        Results {
+            title: "A & B".into(),
+            answer: "Not yet.".into(),
+            reading: Vec::new(),
+            design: Vec::new(),
+            done: [0, 4],
+            arms: Vec::new(),
+            mean_predictor: None,
+            comparisons: Vec::new(),
+            reconstruction: Vec::new(),
+            curves: Vec::new(),
+            knowledge: Vec::new(),
+            gaps: Vec::new(),
+            examples: Vec::new(),
+            failed: Vec::new(),
+            provenance: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_left_out() {
+        let html = page(&empty());
+        assert!(html.contains("A &amp; B") && html.contains("Not yet."));
+        assert_eq!(html.matches("<section").count(), 0, "{html}");
+    }
+
+    #[test]
+    fn arms_are_compared_and_those_that_are_many_drawn_with_the_first() {
+        let comparison = compare(&tested(3.0), &tested(0.0), Unit::Seed, 0).unwrap();
+        let compared = |arm: &str, outcome, p_holm, shown| Compared {
+            arm: arm.into(),
+            with: "arm 0".into(),
+            outcome,
+            comparison,
+            p_holm,
+            shown,
+        };
+        let estimate = Estimate { value: 0.5, low: 0.4, high: 0.6 };
+        let tier = |arm: &str| ByTier { arm: arm.into(), tier: "worst".into(), scans: 9, mse: estimate };
+        let point = |scans| CurvePoint { arm: "arm 0".into(), scans, mae: estimate };
+        let results = Results {
+            done: [4, 4],
+            arms: (0..9).map(|i| arm(&format!("arm {i}"))).collect(),
+            mean_predictor: Some(summary(&tested(9.0), 0)),
+            comparisons: vec![
+                compared("arm 1", Outcome::FineTuned, 0.0004, true),
+                compared("arm 2", Outcome::Frozen, f64::NAN, false),
+            ],
+            reconstruction: vec![tier("arm 0"), tier("arm 1")],
+            curves: vec![point(20.0), point(10.0)],
+            failed: vec![("arm 3/seed-1".into(), "<no disk>".into())],
+            ..empty()
+        };
+        let html = page(&results);
+        assert!(html.contains("&lt; 0.001 \u{2217}") && html.contains("arm 1 \u{2212} arm 0"), "no p-value");
+        assert!(
+            html.contains("all &lt;scans&gt;") && html.contains("&lt;no disk&gt;") && html.contains("1,200")
+        );
+        // Nine arms in two charts: the first with six others, then with two.
+        let losses: Vec<&str> = html.split("<h3>Pretraining</h3>").skip(1).collect();
+        assert_eq!(losses.len(), 2);
+        let names =
+            |html: &str, i: usize| html.split("</svg>").next().unwrap().contains(&format!(">arm {i}</text>"));
+        assert!(names(losses[0], 0) && names(losses[0], 6) && !names(losses[0], 7));
+        assert!(names(losses[1], 0) && names(losses[1], 8) && !names(losses[1], 6));
+        assert!(!html.contains("Brain-age gap"));
+        // In ascending order, whatever order they came in.
+        assert!(
+            html.contains("arm 0: 0.5 at 10") && html.find("at 10<").unwrap() < html.find("at 20<").unwrap()
+        );
+    }
 }

@@ -83,7 +83,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     train(&setup, &units, jobs, args.device)?;
     let results = collect(&setup)?;
     tables::write(&results, &setup, out)?;
-    write_bytes(&out.join("report.html"), report::study::page(&results, out).as_bytes())?;
+    write_bytes(&out.join("report.html"), report::study::page(&results).as_bytes())?;
     println!("\n{}", tables::text(&results));
     for name in ["table.tsv", "comparisons.tsv", "predictions.tsv", "results.json", "report.html"] {
         println!("{}", out.join(name).display());

@@ -35,6 +35,8 @@ pub struct Forest<'a> {
 }
 
 const ROW: f64 = 26.0;
+/// Room above the first row.
+const TOP: f64 = 34.0;
 
 impl Forest<'_> {
     /// The chart; nothing without estimates.
@@ -47,7 +49,7 @@ impl Forest<'_> {
         let longest = self.rows.iter().map(|row| row.label.chars().count()).max().unwrap_or_default();
         let left = (longest as f64 * 6.6 + 16.0).clamp(90.0, 270.0);
         let noted = self.rows.iter().any(|row| !row.note.is_empty());
-        let (width, top) = (700.0, 44.0);
+        let (width, top) = (700.0, TOP);
         let right = width - if noted { 216.0 } else { 150.0 };
         let bottom = top + self.rows.len() as f64 * ROW + 4.0;
         let ends = estimates().flat_map(|e| [e.value, e.low, e.high]).chain(self.zero);
@@ -121,7 +123,7 @@ mod tests {
         let svg = forest.render();
         // From -2 to 0.5 by steps of 0.5: left 90, right 484.
         let at = |v: f64| format!("{:.1}", 90.0 + (v + 2.0) / 2.5 * (484.0 - 90.0));
-        let y = 44.0 + 1.5 * ROW;
+        let y = TOP + 1.5 * ROW;
         assert!(
             svg.contains(&format!("x1=\"{}\" y1=\"{y:.1}\" x2=\"{}\" y2=\"{y:.1}\"", at(-2.0), at(0.5))),
             "{svg}"

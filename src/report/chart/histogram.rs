@@ -26,7 +26,7 @@ impl Histogram<'_> {
         if known.is_empty() {
             return String::new();
         }
-        let area = Area { left: 44.0, right: 510.0, top: 30.0, bottom: 230.0 };
+        let area = Area { left: 44.0, right: 504.0, top: 30.0, bottom: 230.0 };
         let shown = self.range.map_or_else(|| known.clone(), |range| range.to_vec());
         let x = Scale::exact(shown, [area.left, area.right]);
         let width = (area.right - area.left) / self.bins as f64;

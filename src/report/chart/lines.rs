@@ -59,12 +59,18 @@ impl Lines<'_> {
         let mut svg = area.y_axis(&y, self.axes[1]) + &area.x_axis(&x, self.axes[0]);
         let mut ends = Vec::new();
         for (i, curve) in self.curves.iter().enumerate() {
-            let place = |[px, py]: [f64; 2]| [x.at(px), y.at(py)];
+            // Intervals at the same place stand beside each other.
+            let aside = if curve.intervals.is_empty() {
+                0.0
+            } else {
+                4.0 * (i as f64 - (self.curves.len() - 1) as f64 / 2.0)
+            };
+            let place = |[px, py]: [f64; 2]| [x.at(px) + aside, y.at(py)];
             let _ = writeln!(svg, "<g class=\"{}\"><title>{}</title>", colour(i), escape(&curve.name));
             svg += &course("curve faint", "", curve.behind.iter().map(|p| place(*p)).collect());
             svg += &course("curve", dash(i), curve.points.iter().map(|p| place(*p)).collect());
             for (p, [low, high]) in curve.points.iter().zip(&curve.intervals) {
-                let at = x.at(p[0]);
+                let at = x.at(p[0]) + aside;
                 svg += &line("whisker", [at, y.at(*low)], [at, y.at(*high)]);
             }
             for p in curve.points.iter().filter(|p| curve.marked && p[1].is_finite()) {
@@ -152,7 +158,9 @@ mod tests {
             (0..6).map(|i| curve(&format!("arm <{i}>"), &[[0.0, 0.0], [1.0, 0.0]])).collect();
         let svg = Lines { title: "T", caption: "", axes: ["x", "y"], log: false, curves: &curves }.render();
         let mut at: Vec<f64> = Vec::new();
-        for part in svg.split("<text class=\"tick\" x=\"").skip(1).filter(|p| p.contains("arm ")) {
+        let texts = svg.split("<text class=\"tick\" x=\"").skip(1);
+        let names = texts.filter(|t| t.split("</text>").next().is_some_and(|t| t.contains("arm ")));
+        for part in names {
             at.push(part.split("y=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap());
         }
         assert_eq!(at.len(), 6);

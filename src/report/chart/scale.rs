@@ -148,11 +148,11 @@ mod tests {
     #[test]
     fn a_round_axis_ends_at_ticks() {
         let scale = Scale::round([3.2, 9.7], [0.0, 300.0]);
-        assert_eq!(labels(scale), ["2", "4", "6", "8", "10"]);
-        assert_eq!((scale.at(2.0), scale.at(10.0)), (0.0, 300.0));
+        assert_eq!(labels(scale), ["3", "4", "5", "6", "7", "8", "9", "10"]);
+        assert_eq!((scale.at(3.0), scale.at(10.0)), (0.0, 300.0));
         assert_eq!(
             labels(Scale::round([-0.25, 0.1], [0.0, 200.0])),
-            ["\u{2212}0.4", "\u{2212}0.2", "0.0", "0.2"]
+            ["\u{2212}0.3", "\u{2212}0.2", "\u{2212}0.1", "0.0", "0.1"]
         );
     }
 

@@ -35,7 +35,7 @@
       const viewer = new Niivue({
         backColor: [0, 0, 0, 1],
         crosshairColor: [0.94, 0.89, 0.26, 0.7],
-        crosshairWidth: 0.4,
+        crosshairWidth: 0.9,
         crosshairWidthUnit: 'percent',
         isCornerOrientationText: true,
         fontColor: [0.92, 0.78, 0.47, 1],
