@@ -73,7 +73,12 @@ impl Forest<'_> {
                 svg += &text("tick end", [at - 8.0, 14.0], &format!("\u{2190} {less}"));
             }
             if !more.is_empty() {
-                svg += &text("tick", [at + 8.0, 14.0], &format!("{more} \u{2192}"));
+                let more = format!("{more} \u{2192}");
+                // Where the heading of the estimates is in the way, it ends at the line.
+                let fits = at + 8.0 + more.chars().count() as f64 * 6.6 < right;
+                let (class, at) =
+                    if fits || !less.is_empty() { ("tick", at + 8.0) } else { ("tick end", at - 8.0) };
+                svg += &text(class, [at, 14.0], &more);
             }
         }
         for (i, row) in self.rows.iter().enumerate() {

@@ -117,6 +117,17 @@ pub(super) fn reading(setup: &Setup, results: &Results) -> Vec<String> {
             primary.len()
         ));
     }
+    let reference = results.arms.first();
+    let of_reference =
+        reference.and_then(|arm| Some((arm.fine_tuned.as_ref()?.mae, arm.frozen.as_ref()?.mae)));
+    if let Some((tuned, frozen)) = of_reference.filter(|(tuned, frozen)| tuned.value > frozen.value) {
+        all.push(format!(
+            "Fine-tuned networks of the reference are worse than ridge regression on its frozen features ({:.1} and {:.1} \
+             years off): fine-tuning does not get out of these encoders what is in them. Give it more epochs or higher \
+             rates before arms are judged by it.",
+            tuned.value, frozen.value
+        ));
+    }
     let design = &setup.study.design;
     let runs = primary.iter().map(|c| c.comparison.runs).max().unwrap_or(0);
     if (1..5).contains(&runs) {

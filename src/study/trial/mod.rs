@@ -1,5 +1,5 @@
 //! A study of what pretraining on scans of one quality or another is worth: what is asked ([`design`]), the ways to
-//! pretrain that it compares ([`arm`]), who is drawn into each ([`pool`]), its trainings ([`setup`], [`unit`],
+//! pretrain that it compares ([`arm`]), who is drawn into each ([`pool`]), its trainings ([`setup`], [`mod@unit`],
 //! [`schedule`]) and what came of them ([`record`], [`collect`](fn@collect), [`results`], [`tables`]).
 mod answer;
 pub mod arm;

@@ -129,11 +129,11 @@ pub struct Knowledge {
     pub what: String,
     /// By what that is measured: "balanced accuracy", "R²", "Spearman".
     pub measure: String,
-    /// How well, mean over units.
+    /// How well, mean over the units of the first seed.
     pub value: f64,
     /// What nothing but chance would give.
     pub chance: f64,
-    /// By permutation or from an interval, where there is one; the median over units.
+    /// By permutation or from an interval, where there is one; the median over those units.
     pub p: Option<f64>,
 }
 
