@@ -220,7 +220,7 @@ fn worst(table: &[Prediction]) -> String {
             Cell::number(age, 1),
             Cell::number(p.predicted_age, 1),
             Cell::number(gap, 1),
-            p.fold.map_or(Cell::text("n/a"), |fold| Cell::count(fold)),
+            p.fold.map_or(Cell::text("n/a"), Cell::count),
             Cell::text(&p.warnings),
         ]);
     }

@@ -42,6 +42,9 @@ pub struct Gap {
     pub gap: f64,
 }
 
+/// The ages of one scan in all trainings, and its gaps.
+type AgesAndGaps = (Vec<f64>, Vec<f64>);
+
 /// The gaps of all scans in the order of subjects and scans. The predictions of a fold are corrected by a line through
 /// the held-out predictions of all other folds of the same seed, without those of its own people.
 ///
@@ -51,7 +54,7 @@ pub struct Gap {
 pub fn gaps(rows: &[Tested], correction: Correction) -> Result<Vec<Gap>, Error> {
     let mut parts: BTreeMap<(u64, usize), Vec<&Tested>> = BTreeMap::new();
     rows.iter().for_each(|row| parts.entry((row.seed, row.fold)).or_default().push(row));
-    let mut scans: BTreeMap<(&str, &str), (Vec<f64>, Vec<f64>)> = BTreeMap::new();
+    let mut scans: BTreeMap<(&str, &str), AgesAndGaps> = BTreeMap::new();
     for (&(seed, fold), part) in &parts {
         let (a, b) = match correction {
             Correction::None => (1.0, 0.0),
@@ -81,7 +84,7 @@ pub fn gaps(rows: &[Tested], correction: Correction) -> Result<Vec<Gap>, Error> 
             gaps.push(years);
         }
     }
-    let gap = |((subject, scan), (ages, gaps)): ((&str, &str), (Vec<f64>, Vec<f64>))| Gap {
+    let gap = |((subject, scan), (ages, gaps)): ((&str, &str), AgesAndGaps)| Gap {
         subject: subject.into(),
         scan: scan.into(),
         age: mean(&ages),

@@ -3,7 +3,7 @@ pub(super) mod data;
 pub(super) mod plan;
 
 use super::device::Device;
-use crate::error::OnFile;
+use crate::error::{FileError, OnFile};
 use crate::file::write_bytes;
 use crate::report;
 use crate::study::trial::design::{OPTIONAL, Study};
@@ -102,7 +102,8 @@ fn lock(out: &Path) -> Result<File, Box<dyn Error>> {
             Err(format!("{}: another gyrus study is at work in this folder", out.display()).into())
         }
         Err(TryLockError::Error(error)) => {
-            Err(Err::<(), _>(error).on_file("lock", &path).unwrap_err().into())
+            let source = error;
+            Err(FileError { path, action: "lock", source }.into())
         }
     }
 }

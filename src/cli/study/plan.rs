@@ -2,12 +2,14 @@
 use crate::cases::TrainingStep;
 use crate::cases::timed::{Mode, Setup as Step};
 use crate::cli::device::Device;
+use crate::data::Scan;
 use crate::file::write_bytes;
 use crate::study::trial::record::{Drawn, done};
 use crate::study::trial::setup::{Setup, Unit};
 use crate::train::samples::Samples;
 use indicatif::HumanDuration;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -47,13 +49,14 @@ pub(super) fn show(setup: &Setup, units: &[Unit], jobs: usize, device: Device) -
     let (study, first) = (&setup.study, &units[0]);
     let draw = setup.draw(first)?;
     println!("\n{}\n", study.title);
-    let people: std::collections::BTreeSet<&str> =
-        setup.cohort.scans().iter().map(|row| row.scan.subject.as_str()).collect();
+    let tested: Vec<&Scan> =
+        setup.cohort.scans().iter().map(|row| &row.scan).filter(|scan| scan.age.is_some()).collect();
+    let people: BTreeSet<&str> = tested.iter().map(|scan| scan.subject.as_str()).collect();
     println!(
-        "{} scans of {} people to pretrain on; {} scans of {} people to test, in {} folds; {} seed(s)",
+        "{} scans of {} people to pretrain on; {} scans of {} people of known age to test, in {} folds; {} seed(s)",
         setup.pool.members.len(),
         setup.pool.people(),
-        setup.cohort.len(),
+        tested.len(),
         people.len(),
         study.design.folds,
         study.design.seeds

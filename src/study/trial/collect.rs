@@ -235,7 +235,7 @@ impl Found<'_> {
             Some(CurvePoint { arm: base.to_owned(), scans: mean(&scans), mae })
         });
         let mut points: Vec<CurvePoint> = points.collect();
-        points.sort_by(|a, b| (&a.arm).cmp(&b.arm).then(a.scans.total_cmp(&b.scans)));
+        points.sort_by(|a, b| a.arm.cmp(&b.arm).then(a.scans.total_cmp(&b.scans)));
         points
     }
 

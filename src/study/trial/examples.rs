@@ -59,7 +59,7 @@ pub(super) fn read(folder: &Path) -> Result<Vec<Example>, Error> {
         found.keys().filter_map(|key| Some(key.strip_suffix(&end)?.to_owned())).collect();
     let mut example = |label: &String| {
         let mut part = |part: &str| found.remove(&format!("{label}/{part}"));
-        let [original, masked, reconstruction] = PARTS.map(|name| part(name));
+        let [original, masked, reconstruction] = PARTS.map(&mut part);
         let original = original?;
         let label = label.split_once(' ').map_or(label.as_str(), |(_, label)| label).to_owned();
         let grid = original.shape.clone().try_into().ok()?;

@@ -12,6 +12,9 @@ use crate::study::statistics::{mean, median};
 use crate::train;
 use std::collections::{BTreeMap, BTreeSet};
 
+/// What is asked of a scan.
+type Value<'a> = &'a dyn Fn(&Scan) -> Option<f64>;
+
 /// A scan with a row of features: its row, itself, its fold.
 type Known<'a> = (usize, &'a Scan, usize);
 
@@ -83,8 +86,7 @@ impl Found<'_> {
         }
         let score = |scan: &Scan| Some(self.graded.get(&(scan.subject.clone(), stem(&scan.path)))?.score);
         let rating = |scan: &Scan| scan.quality.map(f64::from);
-        let asked: [(&str, &dyn Fn(&Scan) -> Option<f64>); 2] =
-            [("quality score", &score), ("rating", &rating)];
+        let asked: [(&str, Value<'_>); 2] = [("quality score", &score), ("rating", &rating)];
         for (what, value) in asked {
             let rated: Vec<_> = known.iter().copied().filter(|(_, scan, _)| value(scan).is_some()).collect();
             let values: Vec<f64> = rated.iter().filter_map(|(_, scan, _)| value(scan)).collect();

@@ -200,7 +200,7 @@ mod tests {
             sample: i,
             subject: format!("sub-{i}"),
             age: Some(20.0 + i as f32),
-            site: Some(if i % 2 == 0 { "A" } else { "B" }.into()),
+            site: Some(if i.is_multiple_of(2) { "A" } else { "B" }.into()),
             tiers: vec![Some(usize::from(i * 7 % 60 < 35))],
             copies: vec![Some(100 + i)],
         };

@@ -165,7 +165,9 @@ pub fn text(results: &Results) -> String {
     let mut line = |name: &str, scans: f64, tuned: Option<&Summary>, frozen: Option<&Summary>| {
         let scans = if scans > 0.0 { format!("{scans:.0}") } else { "-".into() };
         let of = |s: Option<&Summary>| {
-            s.map_or(("-".into(), "-".into()), |s| (interval(s.mae), format!("{:.2}", s.pearson_r.value)))
+            let r = |s: &Summary| Some(s.pearson_r.value).filter(|r| r.is_finite());
+            let r = s.and_then(r).map_or("-".into(), |r| format!("{r:.2}"));
+            (s.map_or("-".into(), |s| interval(s.mae)), r)
         };
         let ((mae, r), (frozen_mae, frozen_r)) = (of(tuned), of(frozen));
         let _ =

@@ -48,7 +48,8 @@ pub fn compute(setup: &Setup, unit: &Unit, device: &Device) -> Result<(), Error>
     fs::create_dir_all(folder).on_file("create", folder)?;
     let begun = Instant::now();
     let work = Work { setup, unit, arm: &setup.arms[unit.arm], device, folder };
-    let record = Record { seconds: begun.elapsed().as_secs_f64(), ..work.compute()? };
+    let mut record = work.compute()?;
+    record.seconds = begun.elapsed().as_secs_f64();
     let text = serde_json::to_string(&record).expect("a record is plain data");
     write_bytes(&folder.join(RECORD), text.as_bytes())?;
     if !setup.study.design.keep_models {
