@@ -50,7 +50,8 @@ pub struct OfClass {
     pub scans: usize,
     /// The mean over classes of the share of its scans that is told right.
     pub balanced_accuracy: f64,
-    /// The same with permuted labels: mean, 2.5th and 97.5th percentile. Near 1 / classes.
+    /// The same with permuted labels: mean, 2.5th and 97.5th percentile. With few subjects the mean is below
+    /// 1 / classes: a class that a fold has more of, its training part has less of.
     pub chance: Estimate,
     /// The share of permutations that are told as well or better, (1 + k) / (1 + 200).
     pub p: f64,
@@ -294,7 +295,7 @@ mod tests {
         let groups: Vec<&str> = (0..80).map(|i| if i / 2 % 2 == 0 { "even" } else { "odd" }).collect();
         let of_group = predictability_of_class(features, &groups, &held_out, 0);
         assert!(of_group.balanced_accuracy > 0.95 && of_group.p == 1.0 / 201.0, "{of_group:?}");
-        assert!((of_group.chance.value - 0.5).abs() < 0.05, "{of_group:?}");
+        assert!(of_group.chance.low < 0.5 && 0.5 < of_group.chance.high, "{of_group:?}");
         // A third that neither knows.
         let thirds: Vec<&str> = (0..80).map(|i| ["a", "b", "c"][i / 2 % 3]).collect();
         let of_third = predictability_of_class(features, &thirds, &held_out, 0);
