@@ -150,6 +150,9 @@ fn an_external_cohort_shares_one_pretraining_and_more_modalities_are_an_arm() {
     assert_eq!(subjects("random"), subjects("multimodal"));
     // A fifth of twelve people is kept out.
     assert_eq!(subjects("random").len(), 10);
+    // A watcher of a single training sees its end, and comes back.
+    let watched = stdout(&gyrus(&folder, "watch out/runs/random/seed-1/pretrain").success());
+    assert!(watched.contains("update 4 (100 %), loss "), "{watched}");
 }
 
 #[test]
@@ -172,20 +175,27 @@ fn a_unit_that_fails_does_not_end_the_others_and_is_tried_again() {
 #[test]
 fn a_study_that_is_killed_again_and_again_ends_in_the_same_tables() {
     let folder = folder(ONE);
-    let begun = Instant::now();
-    gyrus(&folder, "study study.toml --out whole").success();
-    let whole = begun.elapsed();
+    let time = || {
+        let begun = Instant::now();
+        gyrus(&folder, "study study.toml --out whole").success();
+        begun.elapsed().as_secs_f64()
+    };
+    // All of it, and what a run takes that has nothing to do.
+    let [whole, idle] = [time(), time()];
     let kills: u32 = std::env::var("GYRUS_KILLS").map_or(4, |n| n.parse().unwrap());
+    let mut at_work = 0;
     for kill in 0..kills {
         let mut study = Command::new(env!("CARGO_BIN_EXE_gyrus"));
         study.current_dir(&folder).args(["study", "study.toml", "--out", "killed"]);
         let mut study = study.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Spread over what there is to do, and never twice at the same point.
-        let share = f64::from((kill * 7 + 3) % kills.max(1) + 1) / f64::from(kills + 1);
-        thread::sleep(Duration::from_secs_f64(whole.as_secs_f64() * share / 2.0));
+        // Each gets on by another share of the work, all together by less than half of it.
+        let share = f64::from((kill * 7 + 3) % kills + 1) / f64::from(kills * (kills + 1));
+        thread::sleep(Duration::from_secs_f64(0.5 * idle + 0.8 * share * whole));
+        at_work += u32::from(study.try_wait().unwrap().is_none());
         study.kill().unwrap();
         study.wait().unwrap();
     }
+    assert!(at_work == kills, "only {at_work} of {kills} were still at work");
     gyrus(&folder, "study study.toml --out killed").success();
     let [whole, killed] = ["whole", "killed"].map(|out| found(&folder.path().join(out)));
     assert!(whole == killed, "a study that was killed found something else");

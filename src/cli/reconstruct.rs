@@ -1,6 +1,7 @@
 //! `gyrus reconstruct`: what a masked autoencoder sees, and what it makes of it.
 use super::{device::Device, inputs::Inputs, prepare::list};
 use crate::{
+    data::{Scan, Skipped},
     error::OnFile,
     image::{self, Storage, Volume},
     report::montage::{self, Sample},
@@ -55,24 +56,15 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let mut inputs = Inputs::find(&args.inputs, None, &model.card)?;
     inputs.truncate(args.count as usize);
     let modalities = reconstructor.modalities().to_vec();
-    let (mut done, mut number) = (Vec::new(), 0);
-    let skipped = inputs.each(|inputs| {
-        for input in inputs {
-            let made = reconstructor.reconstruct(&input.volumes, args.seed, number)?;
-            number += 1;
-            for (modality, (original, made)) in modalities.iter().zip(input.volumes.into_iter().zip(made)) {
-                let (Some(original), Some(made)) = (original, made) else { continue };
-                let (scan, affine) = (&input.scan, input.affine);
-                let (mut name, mut file) =
-                    (scan.path.display().to_string(), format!("{number}_{}", scan.subject));
-                if modalities.len() > 1 {
-                    name += &format!(", {modality}");
-                    file += &format!("_{modality}");
-                }
-                done.push(Drawn { name, file, affine, original, made });
-            }
+    let mut done = Vec::new();
+    let skipped = each(inputs, &mut reconstructor, args.seed, |made| {
+        let Made { number, scan, affine, modality, original, made } = made;
+        let (mut name, mut file) = (scan.path.display().to_string(), format!("{number}_{}", scan.subject));
+        if modalities.len() > 1 {
+            name += &format!(", {modality}");
+            file += &format!("_{modality}");
         }
-        Ok(())
+        done.push(Drawn { name, file, affine, original, made });
     })?;
     if !done.is_empty() {
         write(args, &done, model.card.preprocessing.grid)?;
@@ -88,6 +80,40 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     }
     list(&skipped);
     Ok(ExitCode::from(3))
+}
+
+/// A volume of an input, and what a model made of it.
+pub(super) struct Made<'a> {
+    /// The input's number, from 1.
+    pub(super) number: u32,
+    pub(super) scan: &'a Scan,
+    pub(super) affine: [[f64; 4]; 4],
+    pub(super) modality: &'a str,
+    pub(super) original: Vec<f32>,
+    pub(super) made: Reconstruction,
+}
+
+/// Removes patches of every volume of `inputs` and has them filled in. Returns the inputs that could not be used.
+pub(super) fn each(
+    inputs: Inputs<'_>,
+    reconstructor: &mut Reconstructor,
+    seed: u64,
+    mut take: impl FnMut(Made<'_>),
+) -> Result<Vec<Skipped>, Box<dyn Error>> {
+    let modalities = reconstructor.modalities().to_vec();
+    let mut number = 0;
+    inputs.each(|inputs| {
+        for input in inputs {
+            let made = reconstructor.reconstruct(&input.volumes, seed, number)?;
+            number += 1;
+            for (modality, (original, made)) in modalities.iter().zip(input.volumes.into_iter().zip(made)) {
+                let (Some(original), Some(made)) = (original, made) else { continue };
+                let (scan, affine) = (&input.scan, input.affine);
+                take(Made { number, scan, affine, modality, original, made });
+            }
+        }
+        Ok(())
+    })
 }
 
 /// A volume and what was made of it.

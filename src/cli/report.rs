@@ -2,6 +2,7 @@
 use super::{
     device::Device,
     inputs::Inputs,
+    reconstruct,
     run_folder::models,
     study::data::{is_study, open},
 };
@@ -106,25 +107,18 @@ fn examples(
     let mut inputs = Inputs::find(&[cache], None, card)?;
     inputs.truncate(args.count as usize);
     let modalities = &mae.encoder.modalities;
-    let (mut examples, mut number) = (Vec::new(), 0);
-    let skipped = inputs.each(|inputs| {
-        for input in inputs {
-            let made = reconstructor.reconstruct(&input.volumes, args.seed, number)?;
-            number += 1;
-            for (modality, (original, made)) in modalities.iter().zip(input.volumes.into_iter().zip(made)) {
-                let (Some(original), Some(made)) = (original, made) else { continue };
-                let mut label = input.scan.subject.clone();
-                label.extend(input.scan.session.iter().flat_map(|session| [" ", session]));
-                if modalities.len() > 1 {
-                    label += &format!(", {modality}");
-                }
-                let (grid, spacing) = (card.preprocessing.grid, card.preprocessing.nominal_spacing());
-                let (masked, reconstruction) = (made.masked, made.volume);
-                let example = Example { label, original, masked, reconstruction, grid, spacing };
-                examples.push(Reconstructed { example, mse: made.mse, psnr: made.psnr });
-            }
+    let mut examples = Vec::new();
+    let skipped = reconstruct::each(inputs, &mut reconstructor, args.seed, |of| {
+        let reconstruct::Made { scan, modality, original, made, .. } = of;
+        let mut label = scan.subject.clone();
+        label.extend(scan.session.iter().flat_map(|session| [" ", session]));
+        if modalities.len() > 1 {
+            label += &format!(", {modality}");
         }
-        Ok(())
+        let (grid, spacing) = (card.preprocessing.grid, card.preprocessing.nominal_spacing());
+        let (masked, reconstruction) = (made.masked, made.volume);
+        let example = Example { label, original, masked, reconstruction, grid, spacing };
+        examples.push(Reconstructed { example, mse: made.mse, psnr: made.psnr });
     })?;
     if !skipped.is_empty() {
         super::prepare::list(&skipped);

@@ -1,16 +1,18 @@
 //! `gyrus watch`: how far a study or a training is.
+use super::run_folder;
 use super::study::plan::Plan;
 use crate::error::OnFile;
 use crate::study::trial::record::RECORD;
 use crate::study::trial::schedule::FAILED;
+use crate::train::log::{self, METRICS};
 use indicatif::HumanDuration;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
-use std::{fs, thread};
+use std::{fmt, fs, thread};
 
 /// Say how far a study or a training is, and when it will end.
 ///
@@ -70,11 +72,9 @@ fn standing(folder: &Path) -> Result<Standing, Box<dyn Error>> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(Standing::Open) };
     let logs = entries.flatten().map(|entry| entry.path()).filter(|path| path.join(METRICS).exists());
     let newest = logs.max_by_key(|path| modified(&path.join(METRICS)));
-    Ok(Standing::Begun(newest.map_or("begins".into(), |path| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let at = last(&path).map_or(String::new(), |(step, loss)| format!(", update {step}, loss {loss:.4}"));
-        name + &at
-    })))
+    let Some(newest) = newest else { return Ok(Standing::Begun("begins".into())) };
+    let name = newest.file_name().unwrap_or_default().to_string_lossy();
+    Ok(Standing::Begun(last(&newest)?.map_or_else(|| name.to_string(), |last| format!("{name}, {last}"))))
 }
 
 fn study(folder: &Path, plan: &Plan) -> Result<(String, bool), Box<dyn Error>> {
@@ -123,34 +123,67 @@ fn study(folder: &Path, plan: &Plan) -> Result<(String, bool), Box<dyn Error>> {
     Ok((text, finished))
 }
 
-/// A training's log.
-const METRICS: &str = "metrics.jsonl";
-
+/// How far a training is. It has ended when all of its steps are done, or when it has been tested, which one that runs
+/// out of patience comes to before.
 fn training(folder: &Path) -> Result<(String, bool), Box<dyn Error>> {
-    let runs = super::run_folder::models(folder);
-    if !runs.iter().any(|run| run.join(METRICS).exists()) {
+    let runs: Vec<PathBuf> =
+        run_folder::models(folder).into_iter().filter(|run| run.join(METRICS).exists()).collect();
+    if runs.is_empty() {
         let expected = "expected the folder of a gyrus study, pretrain or finetune";
         return Err(format!("{}: nothing to watch; {expected}", folder.display()).into());
     }
-    let mut lines = Vec::new();
-    for run in runs.iter().filter(|run| run.join(METRICS).exists()) {
-        let at = last(run).map_or("begins".into(), |(step, loss)| format!("update {step}, loss {loss:.4}"));
-        let ago = modified(&run.join(METRICS)).elapsed().unwrap_or_default();
-        lines.push(format!("{}: {at}, {} ago", run.display(), HumanDuration(ago)));
+    let (mut lines, mut share) = (Vec::new(), 0.0);
+    for run in &runs {
+        let last = last(run)?;
+        share += last.map_or(0.0, |last| last.progress);
+        lines.push(format!("{}: {}", run.display(), last.map_or("begins".into(), |last| last.to_string())));
     }
-    Ok((lines.join("\n"), false))
+    share /= folds(folder)?.max(1) as f64;
+    let done = share >= 1.0 || folder.join("predictions.csv").exists();
+    let took =
+        modified(&runs[runs.len() - 1].join(METRICS)).duration_since(modified(&folder.join("config.toml")));
+    if let (Ok(took), true) = (took, !done && share > 0.0) {
+        let left = took.mul_f64((1.0 - share) / share);
+        lines.push(format!("{:.0} % done, about {} left", 100.0 * share, HumanDuration(left)));
+    }
+    Ok((lines.join("\n"), done))
+}
+
+/// The folds of a cross-validation in `folder`; 0 where it is none.
+fn folds(folder: &Path) -> Result<usize, Box<dyn Error>> {
+    let path = folder.join("folds.tsv");
+    if !path.exists() {
+        return Ok(0);
+    }
+    let text = fs::read_to_string(&path).on_file("read", &path)?;
+    Ok(text.lines().skip(1).filter_map(|line| line.rsplit('\t').next()).collect::<BTreeSet<&str>>().len())
 }
 
 fn modified(path: &Path) -> SystemTime {
     fs::metadata(path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// The last update of the training in `folder`, from 1, and its loss.
-fn last(folder: &Path) -> Option<(u64, f64)> {
-    let text = fs::read_to_string(folder.join(METRICS)).ok()?;
-    let of = |line: &str| {
-        let line: Value = serde_json::from_str(line).ok()?;
-        Some((line["step"].as_u64()? + 1, line["loss"].as_f64()?))
+/// The last update that a training has logged.
+#[derive(Clone, Copy)]
+struct Last {
+    step: u64,
+    loss: f64,
+    /// The share of all updates that is done.
+    progress: f64,
+}
+
+impl fmt::Display for Last {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Last { step, loss, progress } = self;
+        write!(f, "update {step} ({:.0} %), loss {loss:.4}", 100.0 * progress)
+    }
+}
+
+fn last(folder: &Path) -> Result<Option<Last>, Box<dyn Error>> {
+    let of = |line: &Value| {
+        let (step, loss) = (line["step"].as_u64()? + 1, line["loss"].as_f64()?);
+        // Logs of earlier versions do not say it.
+        Some(Last { step, loss, progress: line["progress"].as_f64().unwrap_or(0.0) })
     };
-    text.lines().rev().find_map(of)
+    Ok(log::lines(folder)?.iter().rev().find_map(of))
 }

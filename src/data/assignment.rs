@@ -132,6 +132,14 @@ impl Assignment {
         Ok(Assignment { parts: names, subjects })
     }
 
+    /// `tested` subjects in part [`TEST`], `learned` from in part [`TRAIN`].
+    pub fn test(tested: Vec<String>, learned: Vec<String>) -> Assignment {
+        let part =
+            |subjects: Vec<String>, part: usize| subjects.into_iter().map(move |subject| (subject, part));
+        let subjects = part(tested, 0).chain(part(learned, 1)).collect();
+        Assignment { parts: vec![TEST.to_owned(), TRAIN.to_owned()], subjects }
+    }
+
     /// Reads what [`Assignment::write`] wrote, or a table of one's own with the columns `subject` and `part`.
     ///
     /// # Errors

@@ -17,8 +17,11 @@ pub struct Graded {
 /// Reads the table `qc.tsv` at `path`; `Err` names the file and what is wrong with it.
 pub fn graded(path: &Path) -> Result<Vec<Graded>, String> {
     let wrong = |problem: String| format!("{}: {problem}", path.display());
-    let mut table =
-        csv::ReaderBuilder::new().delimiter(b'\t').from_path(path).map_err(|e| wrong(e.to_string()))?;
+    let mut table = csv::ReaderBuilder::new()
+        .delimiter(b'\t')
+        .quoting(false)
+        .from_path(path)
+        .map_err(|e| wrong(e.to_string()))?;
     let header = table.headers().map_err(|e| wrong(e.to_string()))?.clone();
     let column = |name: &str| {
         let missing = || wrong(format!("no column {name}: expected the qc.tsv of gyrus qc"));

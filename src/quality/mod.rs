@@ -18,7 +18,7 @@ mod tissue;
 pub use calibrate::{Member, Prediction, calibrate};
 pub use measures::{MEASURES, Measure, Measures};
 pub use scene::{Region, State};
-pub use score::{Error, Grade, Limits, Standing, Thresholds, grade_by_quantiles};
+pub use score::{Error, GRADES, Grade, Limits, Standing, Thresholds, grade_by_quantiles};
 
 use crate::image::{self, Volume};
 

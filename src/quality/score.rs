@@ -16,8 +16,8 @@ pub enum Grade {
     Excellent,
 }
 
-/// From the worst.
-pub(super) const GRADES: [Grade; 4] = [Grade::Exclude, Grade::Poor, Grade::Acceptable, Grade::Excellent];
+/// All grades, from the worst.
+pub const GRADES: [Grade; 4] = [Grade::Exclude, Grade::Poor, Grade::Acceptable, Grade::Excellent];
 
 impl fmt::Display for Grade {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,6 +4,7 @@ use super::{
     html::{Cell, Column, Table},
 };
 use crate::error::{FileError, OnFile};
+use crate::train::log;
 use serde_json::Value;
 use std::{fs, io, path::Path};
 
@@ -16,13 +17,7 @@ impl Log {
     /// # Errors
     /// A file that cannot be read.
     pub(super) fn read(folder: &Path) -> Result<Log, FileError> {
-        let path = folder.join("metrics.jsonl");
-        let text = match fs::read_to_string(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
-            text => text.on_file("read", &path)?,
-        };
-        // The last line of a run that is still going may be cut short.
-        Ok(Log(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()))
+        Ok(Log(log::lines(folder)?))
     }
 
     /// The updates that were logged.

@@ -13,6 +13,22 @@ use crate::{
     file::write_whole,
 };
 
+/// What a log is called in its run's folder.
+pub const METRICS: &str = "metrics.jsonl";
+
+/// The lines of the log in `folder`: none where there is no log, and without a last one that is still being written.
+///
+/// # Errors
+/// A log that cannot be read.
+pub fn lines(folder: &Path) -> Result<Vec<Value>, FileError> {
+    let path = folder.join(METRICS);
+    let text = match fs::read_to_string(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
+        text => text.on_file("read", &path)?,
+    };
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
 /// The log of one run. Every step is one line `{"step":7,"loss":0.25}`, handed to the system at once, so a killed run
 /// has all of its lines. Lines hold no times: two runs of one seed write the same file.
 pub struct Log {
@@ -27,7 +43,7 @@ impl Log {
     /// # Errors
     /// [`FileError`] when a file cannot be created.
     pub fn create(folder: &Path) -> Result<Log, FileError> {
-        let path = folder.join("metrics.jsonl");
+        let path = folder.join(METRICS);
         let lines = File::create(&path).on_file("create", &path)?;
         Ok(Log { path, lines, events: EventFile::create(folder, 0)? })
     }
@@ -38,7 +54,7 @@ impl Log {
     /// # Errors
     /// [`FileError`] when the log cannot be read or rewritten, or when a line before the last is no log line.
     pub fn resume(folder: &Path, step: u64) -> Result<Log, FileError> {
-        let path = folder.join("metrics.jsonl");
+        let path = folder.join(METRICS);
         let text = match fs::read_to_string(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
             text => text.on_file("read", &path)?,
@@ -89,7 +105,7 @@ mod tests {
     use super::*;
 
     fn lines(folder: &Path) -> String {
-        fs::read_to_string(folder.join("metrics.jsonl")).unwrap()
+        fs::read_to_string(folder.join(METRICS)).unwrap()
     }
 
     #[test]

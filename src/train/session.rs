@@ -200,7 +200,9 @@ impl Session<'_> {
             let norm = self.optimiser.gradient_norm(machine)?;
             let mean = |of: &Vec<f64>| of.iter().sum::<f64>() / of.len() as f64;
             let parts = parts.iter().map(|(name, of)| (name.as_str(), mean(of)));
-            let line = [("loss", loss), ("lr", rate), ("grad_norm", norm)].into_iter().chain(parts);
+            let done = (step + 1) as f64 / total as f64;
+            let line = [("loss", loss), ("lr", rate), ("grad_norm", norm), ("progress", done)];
+            let line = line.into_iter().chain(parts);
             log.write(step, &line.collect::<Vec<_>>())?;
             bar.update(loss, self.batch * training.accumulate, start.elapsed());
             progress.steps += 1;

@@ -116,12 +116,8 @@ fn default_jobs(device: Device) -> Result<usize, Box<dyn Error>> {
 
 /// Computes what is not done yet, and shows how far it is.
 fn train(setup: &Setup, units: &[Unit], jobs: usize, device: Device) -> Result<(), Box<dyn Error>> {
-    let mut left = Vec::new();
-    for unit in units {
-        if record::done(&setup.folder_of(unit))?.is_none() {
-            left.push(unit.clone());
-        }
-    }
+    let open = |unit: &&Unit| !record::is_done(&setup.folder_of(unit));
+    let left: Vec<Unit> = units.iter().filter(open).cloned().collect();
     let bar = ProgressBar::new(units.len() as u64);
     let style = "{bar:30} {pos}/{len} trainings, {eta} left; {msg}";
     bar.set_style(ProgressStyle::with_template(style).expect("the template is valid"));

@@ -4,7 +4,7 @@ use crate::cases::timed::{Mode, Setup as Step};
 use crate::cli::device::Device;
 use crate::data::Scan;
 use crate::file::write_bytes;
-use crate::study::trial::record::{Drawn, done};
+use crate::study::trial::record::{Drawn, is_done};
 use crate::study::trial::setup::{Setup, Unit};
 use crate::train::samples::Samples;
 use indicatif::HumanDuration;
@@ -85,19 +85,17 @@ pub(super) fn show(setup: &Setup, units: &[Unit], jobs: usize, device: Device) -
         }
     }
     println!("  (numbers of the first seed{})\n", if setup.per_fold() { " and fold" } else { "" });
-    let estimate = Estimate::measure(setup, &settings, jobs, device)?;
-    let mut left = Duration::ZERO;
-    let mut open = 0;
-    for unit in units {
-        if done(&setup.folder_of(unit))?.is_none() {
-            open += 1;
-            left += estimate.unit(setup, unit, settings.train.steps);
-        }
+    let open: Vec<&Unit> = units.iter().filter(|unit| !is_done(&setup.folder_of(unit))).collect();
+    print!("{} trainings, {} to go", units.len(), open.len());
+    if open.is_empty() {
+        println!();
+        return Ok(());
     }
+    let estimate = Estimate::measure(setup, &settings, jobs, device)?;
+    let left: Duration =
+        open.into_iter().map(|unit| estimate.unit(setup, unit, settings.train.steps, tested.len())).sum();
     println!(
-        "{} trainings, {} to go, {jobs} at a time: about {} and {} MiB of memory on this machine",
-        units.len(),
-        open,
+        ", {jobs} at a time: about {} and {} MiB of memory on this machine",
         HumanDuration(left / jobs as u32),
         (estimate.bytes * jobs) >> 20
     );
@@ -148,15 +146,15 @@ impl Estimate {
         Ok(Estimate { pretraining, fine_tuning, batch, bytes: most.max(other) })
     }
 
-    /// What a unit takes that has not begun.
-    fn unit(&self, setup: &Setup, unit: &Unit, steps: u64) -> Duration {
+    /// What a unit takes that has not begun, with `aged` scans in the cohort.
+    fn unit(&self, setup: &Setup, unit: &Unit, steps: u64, aged: usize) -> Duration {
         let (arm, train) = (&setup.arms[unit.arm], &setup.study.finetune.train);
         let pretraining = if arm.kind.pretrains() { self.pretraining * steps as u32 } else { Duration::ZERO };
-        if !arm.kind.is_fine_tuned() || !arm.kind.has_network() {
+        if arm.kind.is_curve_point() || !arm.kind.has_network() {
             return pretraining;
         }
         let folds = setup.study.design.folds;
-        let learned = setup.cohort.len() - setup.cohort.len() / folds;
+        let learned = aged - aged / folds;
         let updates = (learned / (self.batch * train.accumulate)).max(1) as u64;
         let updates = if train.steps > 0 { train.steps } else { updates * train.epochs as u64 };
         let batches = updates as u32 * train.accumulate as u32;

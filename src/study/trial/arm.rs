@@ -111,7 +111,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Whether it is a point of a learning curve.
+    /// Whether it is a point of a learning curve, which is probed but not fine-tuned.
     pub fn is_curve_point(self) -> bool {
         match self {
             Kind::Random { share } | Kind::Tier { share, .. } | Kind::Distorted { share, .. } => share < 1.0,
@@ -126,8 +126,13 @@ impl Kind {
     pub fn has_network(self) -> bool {
         self != Kind::Readout
     }
-    /// Whether it is fine-tuned: everything but points of learning curves.
-    pub fn is_fine_tuned(self) -> bool {
-        !self.is_curve_point()
+    /// The arm that a point of a learning curve is of; any other itself.
+    pub fn whole(self) -> Kind {
+        match self {
+            Kind::Random { .. } => Kind::Random { share: 1.0 },
+            Kind::Tier { grading, tier, .. } => Kind::Tier { grading, tier, share: 1.0 },
+            Kind::Distorted { severity, .. } => Kind::Distorted { severity, share: 1.0 },
+            other => other,
+        }
     }
 }

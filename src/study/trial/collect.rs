@@ -77,7 +77,7 @@ pub(super) struct Found<'a> {
     pub(super) records: Vec<(Unit, Record)>,
     failed: Vec<(String, String)>,
     /// Of the cohort's scans, by subject and stem of the file's name.
-    pub(super) graded: BTreeMap<(String, String), Graded>,
+    graded: BTreeMap<(String, String), Graded>,
 }
 
 impl Found<'_> {
@@ -93,8 +93,9 @@ impl Found<'_> {
         self.of_arm(arm).flat_map(of).collect()
     }
 
-    fn grade_of(&self, row: &Tested) -> Option<&Graded> {
-        self.graded.get(&(row.subject.clone(), stem(Path::new(&row.scan))))
+    /// What `gyrus qc` says of a scan of the cohort.
+    pub(super) fn graded(&self, subject: &str, scan: &Path) -> Option<&Graded> {
+        self.graded.get(&(subject.to_owned(), stem(scan)))
     }
 
     fn arm(&self, a: usize, asked: &Asked) -> Option<Arm> {
@@ -129,7 +130,7 @@ impl Found<'_> {
     fn by_grade(&self, rows: &[Tested]) -> Vec<(String, usize, Estimate)> {
         let mut grades: BTreeMap<&str, Vec<&Tested>> = BTreeMap::new();
         for row in rows {
-            if let Some(graded) = self.grade_of(row) {
+            if let Some(graded) = self.graded(&row.subject, Path::new(&row.scan)) {
                 grades.entry(&graded.grade).or_default().push(row);
             }
         }
@@ -142,13 +143,9 @@ impl Found<'_> {
     }
 
     /// Who is compared with whom: every arm with the reference, and of each grading the worst tier with the best.
-    fn pairs(&self, outcome: Outcome) -> Vec<(usize, usize)> {
+    fn pairs(&self) -> Vec<(usize, usize)> {
         let arms = &self.setup.arms;
-        let compared = |kind: Kind| {
-            !kind.is_curve_point()
-                && (outcome == Outcome::FineTuned || kind.has_network())
-                && kind != Kind::Readout
-        };
+        let compared = |kind: Kind| !kind.is_curve_point() && kind.has_network();
         let with_reference = (1..arms.len()).filter(|&a| compared(arms[a].kind)).map(|a| (a, 0));
         let tiers = self.setup.study.grading.iter().enumerate().filter_map(|(g, grading)| {
             let of = |t: usize| {
@@ -167,8 +164,7 @@ impl Found<'_> {
             let [first, second] = [a, b].map(|arm| self.rows(arm, outcome));
             Some((a, b, comparison::compare(&first, &second, unit, SEED).ok()?))
         };
-        let made: Vec<(usize, usize, Comparison)> =
-            self.pairs(outcome).into_iter().filter_map(compare).collect();
+        let made: Vec<(usize, usize, Comparison)> = self.pairs().into_iter().filter_map(compare).collect();
         let corrected = holm(&made.iter().map(|(.., c)| c.p).collect::<Vec<f64>>());
         let compared = |((a, b, comparison), p_holm): ((usize, usize, Comparison), f64)| Compared {
             arm: arms[a].name.clone(),
@@ -221,19 +217,18 @@ impl Found<'_> {
 
     fn curves(&self) -> Vec<CurvePoint> {
         let arms = &self.setup.arms;
-        let points = arms.iter().enumerate().filter_map(|(a, arm)| {
-            let base = arm.name.split('@').next().unwrap_or_default();
-            let has_curve = arms
-                .iter()
-                .any(|other| other.kind.is_curve_point() && other.name.split('@').next() == Some(base));
+        let has_curve = |whole: Kind| arms.iter().any(|a| a.kind.is_curve_point() && a.kind.whole() == whole);
+        let point = |(a, arm): (usize, &Asked)| {
+            let whole = arms.iter().find(|other| other.kind == arm.kind.whole())?;
             let rows = self.rows(a, Outcome::Frozen);
-            if !has_curve || rows.is_empty() {
+            if !has_curve(whole.kind) || rows.is_empty() {
                 return None;
             }
             let scans: Vec<f64> = self.of_arm(a).map(|record| record.drawn.scans as f64).collect();
             let mae = summary(&rows, SEED).mae;
-            Some(CurvePoint { arm: base.to_owned(), scans: mean(&scans), mae })
-        });
+            Some(CurvePoint { arm: whole.name.clone(), scans: mean(&scans), mae })
+        };
+        let points = arms.iter().enumerate().filter_map(point);
         let mut points: Vec<CurvePoint> = points.collect();
         points.sort_by(|a, b| a.arm.cmp(&b.arm).then(a.scans.total_cmp(&b.scans)));
         points
@@ -262,7 +257,7 @@ impl Found<'_> {
         let measured: Vec<gap::Measured<'_>> = gaps
             .iter()
             .filter_map(|g| {
-                let quality = self.graded.get(&(g.subject.clone(), stem(Path::new(&g.scan))))?.score;
+                let quality = self.graded(&g.subject, Path::new(&g.scan))?.score;
                 Some(gap::Measured { subject: &g.subject, age: g.age, gap: g.gap, quality })
             })
             .collect();

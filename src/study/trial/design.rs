@@ -1,5 +1,6 @@
 //! What a study asks: the file that says which scans are pretrained on, how they are sorted into tiers, who is tested.
 use crate::image::Preprocessing;
+use crate::quality::GRADES;
 use crate::train::config::{Finetune, Pretrain};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -230,8 +231,9 @@ impl Study {
             if tiers.len() < 2 {
                 return Err(format!("grading \"{name}\": tiers needs two names at least"));
             }
-            const GRADES: [&str; 4] = ["Exclude", "Poor", "Acceptable", "Excellent"];
-            if let Some(tier) = tiers.iter().find(|t| by == "grade" && !GRADES.contains(&t.as_str())) {
+            if let Some(tier) =
+                tiers.iter().find(|t| by == "grade" && GRADES.iter().all(|g| g.to_string() != **t))
+            {
                 return Err(format!("grading \"{name}\": \"{tier}\" is no grade; they are {GRADES:?}"));
             }
         }

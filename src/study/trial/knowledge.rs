@@ -3,7 +3,7 @@ use super::collect::{Found, SEED};
 use super::results::Knowledge;
 use super::setup::Unit;
 use super::unit::FEATURES;
-use crate::data::{Scan, stem};
+use crate::data::Scan;
 use crate::machine::Mat;
 use crate::program::arrays;
 use crate::study::Error;
@@ -61,16 +61,12 @@ impl Found<'_> {
         let cohort = self.setup.cohort.scans();
         let of_scan: BTreeMap<String, &Scan> =
             cohort.iter().map(|row| (row.scan.path.display().to_string(), &row.scan)).collect();
-        let held_out = |scan: &'_ Scan| {
-            let part = self.setup.folds.part_of(&scan.subject)?;
-            part.strip_prefix("fold-")?.parse::<usize>().ok()
-        };
         let known: Vec<Known<'_>> = scans
             .iter()
             .enumerate()
             .filter_map(|(i, path)| {
                 let scan = *of_scan.get(*path)?;
-                Some((i, scan, held_out(scan)?))
+                Some((i, scan, self.setup.fold_of(&scan.subject)?))
             })
             .collect();
         let rows = |of: &[Known<'_>]| -> Vec<f32> {
@@ -85,7 +81,7 @@ impl Found<'_> {
             let value = [told.balanced_accuracy, told.chance.value, told.p];
             said.entry(("site".to_owned(), "balanced accuracy")).or_default().push(value);
         }
-        let score = |scan: &Scan| Some(self.graded.get(&(scan.subject.clone(), stem(&scan.path)))?.score);
+        let score = |scan: &Scan| Some(self.graded(&scan.subject, &scan.path)?.score);
         let rating = |scan: &Scan| scan.quality.map(f64::from);
         let asked: [(&str, Value<'_>); 2] = [("quality score", &score), ("rating", &rating)];
         for (what, value) in asked {

@@ -94,6 +94,11 @@ impl Drawn {
     }
 }
 
+/// Whether the unit in `folder` is done.
+pub fn is_done(folder: &Path) -> bool {
+    folder.join(RECORD).exists()
+}
+
 /// Reads what came of the unit in `folder`, if it is done.
 ///
 /// # Errors

@@ -31,6 +31,7 @@ pub fn run(
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let pool = pool.map_err(std::io::Error::other).on_file("start threads for", &setup.folder)?;
         while let Some(unit) = units.get(next.fetch_add(1, Ordering::Relaxed)) {
+            note(&setup.folder_of(unit), None)?;
             // The device is opened by the thread that uses it.
             let outcome = pool.install(|| {
                 catch_unwind(AssertUnwindSafe(|| {

@@ -5,7 +5,6 @@ use super::pool::{Draw, Pool};
 use crate::data::{Assignment, Cache};
 use crate::study::Error;
 use crate::train::config::{Finetune, Pretrain, Training};
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -34,7 +33,7 @@ pub struct Setup {
 }
 
 /// One pretraining and its tests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     /// Number of the arm.
     pub arm: usize,
@@ -84,7 +83,7 @@ impl Setup {
         if !self.per_fold() {
             return self.reserved.clone();
         }
-        let tested = |subject: &&String| self.tests(subject, &unit.folds);
+        let tested = |subject: &str| self.fold_of(subject).is_some_and(|fold| unit.folds.contains(&fold));
         self.same.iter().filter(|(subject, _)| tested(subject)).flat_map(|(_, pool)| pool.clone()).collect()
     }
 
@@ -119,20 +118,17 @@ impl Setup {
         settings
     }
 
-    /// Numbers of the parts that hold `subject`'s fold.
-    pub(super) fn tests(&self, subject: &str, folds: &[usize]) -> bool {
-        self.folds
-            .part_of(subject)
-            .is_some_and(|part| folds.iter().any(|fold| part == format!("fold-{fold}")))
+    /// The fold that tests `subject`, from 1; `None` for those who are not tested.
+    pub(super) fn fold_of(&self, subject: &str) -> Option<usize> {
+        self.folds.part_of(subject)?.strip_prefix("fold-")?.parse().ok()
     }
 
+    /// BLAKE3 of the settings, in hexadecimal.
     pub(super) fn settings_hash(&self) -> String {
         let text = toml::to_string(&self.study).expect("a study is a struct of TOML's types");
         blake3::hash(text.as_bytes()).to_hex().to_string()
     }
-}
 
-impl Setup {
     /// The samples of member number `i`, as it is and distorted, with the names of the tiers that each belongs to.
     pub fn versions(&self, i: usize) -> Vec<(usize, Vec<String>)> {
         let member = &self.pool.members[i];

@@ -5,9 +5,9 @@
 use super::arm::{Arm, Kind};
 use super::examples;
 use super::pool::Draw;
-use super::record::{Drawn, Provenance, RECORD, Reconstructed, Record, done};
+use super::record::{Drawn, Provenance, RECORD, Reconstructed, Record, is_done};
 use super::setup::{Setup, Unit};
-use crate::data::{Assignment, TEST, TRAIN};
+use crate::data::Assignment;
 use crate::error::OnFile;
 use crate::file::{write_bytes, write_whole};
 use crate::machine::Mat;
@@ -20,9 +20,10 @@ use crate::train::infer::Embedder;
 use crate::train::pretrain::{Learn, pretrain};
 use crate::train::reconstruct::Reconstructor;
 use crate::train::samples::{Samples, Volumes};
-use crate::train::{Checkpoint, Run, readout};
+use crate::train::{Checkpoint, Run, log, readout};
 use rayon::prelude::*;
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -42,7 +43,7 @@ pub(super) const MASKS: u64 = 0;
 /// Whatever stops it.
 pub fn compute(setup: &Setup, unit: &Unit, device: &Device) -> Result<(), Error> {
     let folder = &setup.folder_of(unit);
-    if done(folder)?.is_some() {
+    if is_done(folder) {
         return Ok(());
     }
     fs::create_dir_all(folder).on_file("create", folder)?;
@@ -133,7 +134,7 @@ impl Work<'_> {
                 examples::write(setup, unit, model, self.device)?;
             }
         }
-        if arm.kind.is_fine_tuned() {
+        if !arm.kind.is_curve_point() {
             for &fold in &unit.folds {
                 let folder = self.folder.join(format!("test-{fold}"));
                 record.fine_tuned.extend(self.fine_tune(&tested_on, pretrained.as_ref(), fold, &folder)?);
@@ -177,7 +178,8 @@ impl Work<'_> {
     /// Those of the cohort who are tested in `fold`, and those who are learned from.
     fn parts(&self, cohort: &Samples<'_>, fold: usize) -> [Vec<usize>; 2] {
         let aged = (0..cohort.len()).filter(|&n| cohort.age(n).is_some());
-        let (tested, learned) = aged.partition(|&n| self.setup.tests(&cohort.scan(n).subject, &[fold]));
+        let (tested, learned) =
+            aged.partition(|&n| self.setup.fold_of(&cohort.scan(n).subject) == Some(fold));
         [tested, learned]
     }
 
@@ -192,12 +194,8 @@ impl Work<'_> {
         let run = self.begin(folder, &settings)?;
         let path = folder.join("subjects.tsv");
         let [tested, learned] = self.parts(cohort, fold);
-        let part = |numbers: &[usize], part: &'static str| {
-            cohort.subjects(numbers).into_iter().map(move |subject| format!("{subject}\t{part}\n"))
-        };
-        let lines: String = part(&tested, TEST).chain(part(&learned, TRAIN)).collect();
-        write_bytes(&path, format!("subject\tpart\n{lines}").as_bytes())?;
-        let assignment = Assignment::read(&path)?;
+        let assignment = Assignment::test(cohort.subjects(&tested), cohort.subjects(&learned));
+        assignment.write(&path)?;
         let tested = finetune(cohort.cache, from, &settings, HeldOut::Given(&assignment, &path), run)?;
         let scans = cohort.cache.scans();
         let row = |t: &crate::train::finetune::Tested| {
@@ -309,13 +307,8 @@ impl Work<'_> {
 
 /// The losses that the training in `folder` has logged, thinned.
 fn losses(folder: &Path) -> Result<Vec<[f64; 2]>, Error> {
-    let path = folder.join("metrics.jsonl");
-    let text = fs::read_to_string(&path).on_file("read", &path)?;
-    let loss = |line: &str| {
-        let line: serde_json::Value = serde_json::from_str(line).ok()?;
-        Some([line["step"].as_f64()? + 1.0, line["loss"].as_f64()?])
-    };
-    let all: Vec<[f64; 2]> = text.lines().filter_map(loss).collect();
+    let loss = |line: &Value| Some([line["step"].as_f64()? + 1.0, line["loss"].as_f64()?]);
+    let all: Vec<[f64; 2]> = log::lines(folder)?.iter().filter_map(loss).collect();
     let mean = |points: &[[f64; 2]]| {
         let last = points[points.len() - 1][0];
         [last, points.iter().map(|p| p[1]).sum::<f64>() / points.len() as f64]
