@@ -25,7 +25,8 @@ fn t1w() -> [String; 1] {
 /// Five synthetic heads of coarse voxels.
 fn heads(folder: &Path) -> PathBuf {
     let out = folder.join("heads");
-    phantom::write_cohort(&out, 5, 3, 4.0, || ()).expect("a fresh folder can be written");
+    let cohort = Cohort { subjects: 5, seed: 3, spacing: 4.0, ..Cohort::default() };
+    cohort.write(&out, || ()).expect("a fresh folder can be written");
     out
 }
 

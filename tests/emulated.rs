@@ -3,7 +3,7 @@
 #![cfg(feature = "emulator")]
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::cases::{self, Case, parity};
-use gyrus::data::{Augment, Cache, Variant, phantom, prepare};
+use gyrus::data::{Augment, Cache, Variant, phantom::Cohort, prepare};
 use gyrus::image::{BACKGROUND, Preprocessing};
 use gyrus::machine::emulator::{Emulator, Schedule};
 use gyrus::machine::philox::{Philox, Purpose, STREAM};
@@ -256,7 +256,7 @@ fn variants_have_the_bits_of_the_host() {
 fn training_from_a_cache_is_the_same_on_both_machines() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    phantom::write_cohort(&path("heads"), 6, 1, 8.0, || ()).unwrap();
+    Cohort { subjects: 6, seed: 1, spacing: 8.0, ..Cohort::default() }.write(&path("heads"), || ()).unwrap();
     let preparation = Preprocessing { grid: [16; 3], spacing: Some(12.0), ..Preprocessing::default() };
     prepare(&path("heads"), &path("cache"), &preparation, |_| (), || ()).unwrap();
     let cache = Cache::open(&path("cache")).unwrap();

@@ -1,5 +1,5 @@
 //! `gyrus phantom`: a synthetic BIDS dataset.
-use crate::data::phantom::{self, Other};
+use crate::data::phantom::{Cohort, Other};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
@@ -26,6 +26,9 @@ pub struct Args {
     /// Typical edge of a voxel in millimetres, 0.7 to 8; each file has its own within a tenth of it
     #[arg(long, default_value_t = 2.0, value_parser = spacing, value_name = "MM")]
     pub spacing: f64,
+    /// How much people differ beside their age, as a multiple of the usual; at 0 age tells all but folds, sex and scanner
+    #[arg(long, default_value_t = 1.0, value_parser = variation, value_name = "MULTIPLE")]
+    pub variation: f32,
     /// Images of each person: T1w, which is always there, T2w, PET-FDG
     #[arg(long, value_delimiter = ',', default_value = "T1w", value_parser = ["T1w", "T2w", "PET-FDG"], value_name = "T1w,T2w,PET-FDG")]
     pub modalities: Vec<String>,
@@ -44,8 +47,9 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let all = [("T2w", Other::T2w), ("PET-FDG", Other::PetFdg)];
     let others: Vec<Other> =
         all.into_iter().filter(|(name, _)| asked(name)).map(|(_, other)| other).collect();
-    let (subjects, others) = (args.subjects as usize, (others.as_slice(), args.missing));
-    let people = phantom::write_others(&args.out, subjects, args.seed, args.spacing, others, || bar.inc(1))?;
+    let &Args { seed, spacing, variation, missing, .. } = args;
+    let cohort = Cohort { subjects: args.subjects as usize, seed, spacing, variation, others, missing };
+    let people = cohort.write(&args.out, || bar.inc(1))?;
     bar.finish_and_clear();
     println!("{}: {} synthetic heads with masks and participants.tsv", args.out.display(), people.len());
     Ok(ExitCode::SUCCESS)
@@ -55,6 +59,13 @@ fn spacing(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(mm) if (0.7..=8.0).contains(&mm) => Ok(mm),
         _ => Err("must be between 0.7 and 8 millimetres".into()),
+    }
+}
+
+fn variation(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(multiple) if (0.0..=1.5).contains(&multiple) => Ok(multiple),
+        _ => Err("must be between 0 and 1.5".into()),
     }
 }
 

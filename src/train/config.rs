@@ -253,7 +253,7 @@ impl Default for Pretrain {
                 steps: 0,
                 batch: 16,
                 accumulate: 1,
-                lr: 1.5e-3,
+                lr: 5e-4,
                 min_lr: 0.0,
                 warmup_epochs: 15.0,
                 weight_decay: 0.05,

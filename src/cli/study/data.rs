@@ -140,10 +140,10 @@ impl Place<'_> {
         if unfinished.exists() {
             fs::remove_dir_all(&unfinished).on_file("remove", &unfinished)?;
         }
-        let Phantom { subjects, seed, spacing, missing, .. } = phantom;
+        let Phantom { subjects, seed, spacing, variation, missing, .. } = phantom;
         let modalities = self.study.prepare.modalities.join(",");
         let line = format!(
-            "phantom --subjects {subjects} --seed {seed} --spacing {spacing} --modalities {modalities} --missing {missing} --out"
+            "phantom --subjects {subjects} --seed {seed} --spacing {spacing} --variation {variation} --modalities {modalities} --missing {missing} --out"
         );
         step::run(&[&words(&line)[..], &[text(&unfinished)]].concat())?;
         Ok(fs::rename(&unfinished, &out).on_file("rename", &unfinished)?)

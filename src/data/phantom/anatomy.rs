@@ -32,6 +32,8 @@ const DEEP_GREY: [(Point, Point); 3] = [
 /// What differs between people.
 #[derive(Clone, Debug)]
 pub(super) struct Anatomy {
+    /// How much the traits of people, tissues and coils vary, as a multiple of the usual.
+    pub variation: f32,
     /// Stretch of the template along x, y, z.
     pub size: Point,
     /// Fluid between brain and skull, in millimetres.
@@ -75,23 +77,26 @@ impl Anatomy {
     /// Brains age at different rates: all ageing follows `age` plus a normal deviate of 4 years. Around it each
     /// trait varies on its own, most of them by more than decades of ageing move them. The mean rates follow the
     /// order of what volumetry reports: ventricles × 3.7, cortex - 0.7 mm, sulci + 1.9 mm from 20 to 80 years.
-    pub(super) fn new(seed: u64, subject: u32, age: f32, male: bool) -> Anatomy {
+    /// All deviates are multiplied by `variation`.
+    pub(super) fn new(seed: u64, subject: u32, (age, male): (f32, bool), variation: f32) -> Anatomy {
         let mut r = Philox::new(seed, Purpose::Phantom, 1, subject);
-        let years = age + 4.0 * r.normal() - 50.0;
-        let whole = (0.97 + 0.035 * r.normal()) * if male { 1.02 } else { 0.975 };
-        let size = [0; 3].map(|_| (whole * (1.0 + 0.025 * r.normal())).clamp(0.85, 1.13));
-        let ventricle = (0.5 * (0.022 * years + 0.25 * r.normal())).exp();
+        let deviate = |r: &mut Philox| variation * r.normal();
+        let years = age + 4.0 * deviate(&mut r) - 50.0;
+        let whole = (0.97 + 0.035 * deviate(&mut r)) * if male { 1.02 } else { 0.975 };
+        let size = [0; 3].map(|_| (whole * (1.0 + 0.025 * deviate(&mut r))).clamp(0.85, 1.13));
+        let ventricle = (0.5 * (0.022 * years + 0.25 * deviate(&mut r))).exp();
         let wavelength = r.between(0.9, 1.12);
         Anatomy {
+            variation,
             size,
-            gap: (2.4 + 0.025 * years + 0.6 * r.normal()).max(1.0),
-            cortex: (3.0 - 0.012 * years + 0.12 * r.normal()).max(1.6),
+            gap: (2.4 + 0.025 * years + 0.6 * deviate(&mut r)).max(1.0),
+            cortex: (3.0 - 0.012 * years + 0.12 * deviate(&mut r)).max(1.6),
             sulcus: [
-                (0.75 + 0.016 * years + 0.13 * r.normal()).max(0.2),
-                (19.0 + 1.5 * r.normal()).clamp(14.0, 23.0),
+                (0.75 + 0.016 * years + 0.13 * deviate(&mut r)).max(0.2),
+                (19.0 + 1.5 * deviate(&mut r)).clamp(14.0, 23.0),
             ],
             ventricle,
-            tilt: rotation([0; 3].map(|_| (3.0 * r.normal()).clamp(-7.0, 7.0).to_radians())),
+            tilt: rotation([0; 3].map(|_| (3.0 * deviate(&mut r)).clamp(-7.0, 7.0).to_radians())),
             folds: Field::new(&mut r, 28, [19.0, 28.0].map(|w| w * wavelength)),
             folia: Field::new(&mut r, 12, [9.0, 14.0]),
             warp: Field::new(&mut r, 12, [55.0, 110.0]),

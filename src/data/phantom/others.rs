@@ -135,7 +135,7 @@ mod tests {
         for index in 0..people {
             let mut r = Philox::new(11, Purpose::Test, 0, index);
             let (age, male) = (r.between(20.0, 80.0), u32::is_multiple_of(index, 2));
-            let anatomy = Anatomy::new(11, index, age, male);
+            let anatomy = Anatomy::new(11, index, (age, male), 1.0);
             let grid = file_grid(&anatomy, 2.0, &mut r);
             let (head, mask, _) = super::super::render::render(&anatomy, &grid, 11, index);
             let prepared = preprocess(head.clone(), Some(mask), &Preprocessing::default()).unwrap();
@@ -177,7 +177,7 @@ mod tests {
         let person = |index: u32| {
             let mut r = Philox::new(21, Purpose::Test, 0, index);
             let age = r.between(20.0, 80.0);
-            let anatomy = Anatomy::new(21, index, age, index.is_multiple_of(2));
+            let anatomy = Anatomy::new(21, index, (age, index.is_multiple_of(2)), 1.0);
             let grid = file_grid(&anatomy, 5.0, &mut r);
             let pet = render::render_pet(&anatomy, &grid, 21, index, age);
             let tissues = super::super::render::render(&anatomy, &grid, 21, index).2;

@@ -56,9 +56,9 @@ struct Receiver {
 
 impl Receiver {
     /// One of an MRI scanner, with a gain of about `usual`.
-    fn draw(usual: f32, r: &mut Philox) -> Receiver {
+    fn draw(usual: f32, variation: f32, r: &mut Philox) -> Receiver {
         let (gain, noise) = (usual * (0.35 * r.normal()).exp(), r.between(0.015, 0.04));
-        Receiver { gain, noise, shade: [0; 6].map(|_| 0.10 * r.normal()) }
+        Receiver { gain, noise, shade: [0; 6].map(|_| 0.10 * variation * r.normal()) }
     }
 }
 
@@ -66,42 +66,42 @@ impl Receiver {
 /// tissue volumes. The same (`seed`, `subject`) gives the same head on every grid.
 pub(super) fn render(anatomy: &Anatomy, grid: &Grid, seed: u64, subject: u32) -> (Volume, Volume, Tissues) {
     let mut r = Philox::new(seed, Purpose::Phantom, 2, subject);
-    let grey = 0.70 + 0.03 * r.normal();
+    let grey = 0.70 + 0.03 * anatomy.variation * r.normal();
     let contrast = Contrast {
         white: 1.0,
         grey,
-        deep: 0.80 + 0.02 * r.normal(),
+        deep: 0.80 + 0.02 * anatomy.variation * r.normal(),
         cerebellum: grey,
         cerebellar_white: 0.97,
         stem: 0.92,
-        fluid: 0.24 + 0.03 * r.normal(),
+        fluid: 0.24 + 0.03 * anatomy.variation * r.normal(),
         muscle: 0.52,
-        fat: 1.15 + 0.08 * r.normal(),
+        fat: 1.15 + 0.08 * anatomy.variation * r.normal(),
         bone: 0.07,
         marrow: 0.40,
     };
-    let receiver = Receiver::draw(600.0, &mut r);
+    let receiver = Receiver::draw(600.0, anatomy.variation, &mut r);
     paint(anatomy, grid, &mut r, &receiver, |_| contrast)
 }
 
 /// The same person's T2-weighted image: fluid bright, white matter dark.
 pub(super) fn render_t2w(anatomy: &Anatomy, grid: &Grid, seed: u64, subject: u32) -> Volume {
     let mut r = Philox::new(seed, Purpose::Phantom, 3, subject);
-    let grey = 0.60 + 0.02 * r.normal();
+    let grey = 0.60 + 0.02 * anatomy.variation * r.normal();
     let contrast = Contrast {
         white: 0.42,
         grey,
-        deep: 0.50 + 0.02 * r.normal(),
+        deep: 0.50 + 0.02 * anatomy.variation * r.normal(),
         cerebellum: grey,
         cerebellar_white: 0.44,
         stem: 0.46,
-        fluid: 1.10 + 0.05 * r.normal(),
+        fluid: 1.10 + 0.05 * anatomy.variation * r.normal(),
         muscle: 0.25,
-        fat: 0.75 + 0.08 * r.normal(),
+        fat: 0.75 + 0.08 * anatomy.variation * r.normal(),
         bone: 0.05,
         marrow: 0.35,
     };
-    let receiver = Receiver::draw(900.0, &mut r);
+    let receiver = Receiver::draw(900.0, anatomy.variation, &mut r);
     paint(anatomy, grid, &mut r, &receiver, |_| contrast).0
 }
 

@@ -22,10 +22,10 @@ fn kind_of(setup: &Setup, name: &str) -> Option<Kind> {
     setup.arms.iter().find(|arm| arm.name == name).map(|arm| arm.kind)
 }
 
-/// Comparisons of fine-tuned networks in which `arm` is the worse data by its name.
-fn of_bad_data<'a>(setup: &'a Setup, results: &'a Results) -> Vec<&'a Compared> {
+/// Comparisons of an outcome in which `arm` is the worse data by its name.
+fn of_bad_data<'a>(setup: &'a Setup, results: &'a Results, outcome: Outcome) -> Vec<&'a Compared> {
     let is_about_quality = |c: &&Compared| {
-        c.outcome == Outcome::FineTuned
+        c.outcome == outcome
             && match kind_of(setup, &c.arm) {
                 Some(Kind::Distorted { .. } | Kind::Mixture { .. }) => true,
                 // The worst tier of a grading against its best.
@@ -36,38 +36,46 @@ fn of_bad_data<'a>(setup: &'a Setup, results: &'a Results) -> Vec<&'a Compared> 
     results.comparisons.iter().filter(is_about_quality).collect()
 }
 
+/// What was found of the quality of scans, in fine-tuned networks and in frozen features.
 fn of_quality(setup: &Setup, results: &Results) -> String {
-    let about = of_bad_data(setup, results);
-    if about.is_empty() {
+    let outcomes = [
+        (Outcome::FineTuned, "brain age as fine-tuned networks tell it"),
+        (Outcome::Frozen, "brain age as frozen features tell it"),
+    ];
+    let found = |(outcome, what)| {
+        let about = of_bad_data(setup, results, outcome);
+        (!about.is_empty()).then(|| effect(&about, what))
+    };
+    let found: Vec<String> = outcomes.into_iter().filter_map(found).collect();
+    if found.is_empty() {
         return "No tiers of quality were compared.".into();
     }
+    format!("Pretraining on worse scans {}.", found.join(", and "))
+}
+
+/// What pretraining on worse scans did to `what`.
+fn effect(about: &[&Compared], what: &str) -> String {
     let said = |c: &Compared| {
         let Estimate { value, low, high } = c.comparison.difference;
         format!("{} against {}: {value:+.2} years, {low:+.2} to {high:+.2}", c.arm, c.with)
     };
-    let list = |of: &[&Compared]| of.iter().map(|c| said(c)).collect::<Vec<_>>().join("; ");
-    let shown = |worse: bool| -> Vec<&Compared> {
+    let shown = |worse: bool| -> Option<String> {
         let of = |c: &&&Compared| c.shown && (c.comparison.difference.value > 0.0) == worse;
-        about.iter().filter(of).copied().collect()
+        let all: Vec<String> = about.iter().filter(of).map(|c| said(c)).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     };
-    let (harm, help) = (shown(true), shown(false));
-    match (harm.is_empty(), help.is_empty()) {
-        (false, true) => format!("Pretraining on worse scans harmed brain age ({}).", list(&harm)),
-        (true, false) => format!("Pretraining on worse scans helped brain age ({}).", list(&help)),
-        (false, false) => format!(
-            "Pretraining on worse scans harmed brain age in some arms ({}) and helped in others ({}).",
-            list(&harm),
-            list(&help)
-        ),
-        (true, true) => {
+    match (shown(true), shown(false)) {
+        (Some(harm), None) => format!("harmed {what} ({harm})"),
+        (None, Some(help)) => format!("helped {what} ({help})"),
+        (Some(harm), Some(help)) => {
+            format!("harmed {what} in some arms ({harm}) and helped in others ({help})")
+        }
+        (None, None) => {
             let size = |c: &&&Compared| c.comparison.difference.value.abs();
             let largest = about.iter().max_by(|a, b| size(a).total_cmp(&size(b))).expect("there are some");
-            format!(
-                "Neither harm nor help by pretraining on worse scans could be shown in {} comparisons (the largest \
-                 difference: {}).",
-                about.len(),
-                said(largest)
-            )
+            let count = about.len();
+            let s = if count == 1 { "" } else { "s, the largest difference" };
+            format!("could not be shown to harm or help {what} ({count} comparison{s}: {})", said(largest))
         }
     }
 }

@@ -45,9 +45,16 @@ pub struct Phantom {
     /// Typical edge of a voxel, mm.
     #[serde(default = "two")]
     pub spacing: f64,
+    /// How much people differ beside their age, as a multiple of the usual.
+    #[serde(default = "one")]
+    pub variation: f32,
     /// Share of the people without the PET, where the study has one.
     #[serde(default)]
     pub missing: f64,
+}
+
+fn one() -> f32 {
+    1.0
 }
 
 fn two() -> f64 {
@@ -328,6 +335,7 @@ mod tests {
             subjects: 4,
             seed: 1,
             spacing: 4.0,
+            variation: 1.0,
             missing: 0.0,
         });
         study.cohort.dataset = "people".into();
