@@ -50,7 +50,7 @@ __device__ __forceinline__ void multiply(uint32_t* __restrict__ out /* [N / 2][T
   ptx::fence_proxy_async();
   __syncthreads();
   const uint32_t a = ptx::smem_u32(shared);
-  const uint32_t b = a + SIXTY_FOUR_ROWS;
+  const uint32_t b = a + SIXTY_FOUR_ROWS;  // of 8 columns only the first of its patterns
   const auto descriptor = [](uint32_t tile, int step, bool trans) {
     return trans ? ptx::desc_sw128(tile + step * 2 * EIGHT_ROWS, SIXTY_FOUR_ROWS, EIGHT_ROWS)
                  : ptx::desc_sw128(tile + step * DEPTH * 2, 16, EIGHT_ROWS);
@@ -140,12 +140,24 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 EMU_KERNEL(conform_wgmma_n256)
 
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_n8_trans_a(uint32_t* __restrict__ out /* [4][128] */) {
+  multiply<8, 1, 0>(out);
+}
+EMU_KERNEL(conform_wgmma_n8_trans_a)
+
 // b along N
 extern "C" __global__ void __launch_bounds__(THREADS)
     conform_wgmma_n128_trans_b(uint32_t* __restrict__ out /* [64][128] */) {
   multiply<128, 0, 1>(out);
 }
 EMU_KERNEL(conform_wgmma_n128_trans_b)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_n256_trans(uint32_t* __restrict__ out /* [128][128] */) {
+  multiply<256, 1, 1>(out);
+}
+EMU_KERNEL(conform_wgmma_n256_trans)
 
 // a along M, b along N
 extern "C" __global__ void __launch_bounds__(THREADS)

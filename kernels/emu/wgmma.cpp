@@ -169,11 +169,16 @@ void wgmma(const Wgmma& operation) {
     if constexpr (sanitizer::THREAD) {
       look_at_operands(product.operation);
     }
-    if (me().block->early()) {
-      finish(product, group);
-      product.done = true;
-    }
     group.products.issue(product);
+    if (me().block->early()) {
+      // The tensor core takes products in their order: those before are done, too.
+      group.products.for_each([&group](PendingWgmma& issued) {
+        if (!issued.done) {
+          finish(issued, group);
+          issued.done = true;
+        }
+      });
+    }
   });
 }
 

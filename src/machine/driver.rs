@@ -26,6 +26,22 @@ pub struct Extent {
     pub shared: u32,
 }
 
+/// A matrix of bf16 in memory, and the boxes that TMA cuts from it for tiles with 128-byte swizzle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boxed {
+    /// Where it begins, a multiple of 16.
+    pub at: u64,
+    /// Rows and columns; rows are whole vectors of 8.
+    pub shape: [usize; 2],
+    /// Rows and columns of a box: at most 256 and 64.
+    pub of_box: [usize; 2],
+}
+
+/// What TMA has to know of a matrix, as a kernel's parameter.
+#[derive(Clone, Copy, Debug, bytemuck::NoUninit)]
+#[repr(C, align(128))]
+pub struct TensorMap(pub [u8; 128]);
+
 /// A captured sequence of launches, by its number with the driver that captured it.
 #[derive(Clone, Copy, Debug)]
 pub struct Graph(pub usize);
@@ -104,6 +120,10 @@ pub trait Driver {
     fn name(&self) -> String;
     /// Its multiprocessors.
     fn processors(&self) -> usize;
+    /// Whether kernels for Hopper run on it: it has TMA and wgmma.
+    fn hopper(&self) -> bool;
+    /// Describes a matrix to TMA.
+    fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap>;
     /// Bytes that are free and that there are.
     fn memory(&self) -> Result<[usize; 2]>;
     /// Memory of `bytes` bytes, aligned to 256, for [`Memory`].
