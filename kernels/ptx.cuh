@@ -268,6 +268,19 @@ PTX void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
   wgmma_issue<TRANS_A, TRANS_B>(d, a, b, accumulate);
 }
 
+// The same with a in registers: each warp's 16 rows as mma_m16n8k16_bf16 has them. They must not change before
+// the product has been waited for.
+template <int N, int TRANS_B = 0>
+PTX void wgmma_bf16_from_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  static_assert(N == 64, "that of the values of a head");
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WGMMA_0_31
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
+      : WGMMA_D32(d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(TRANS_B));
+}
+
 #endif
 
 }  // namespace ptx

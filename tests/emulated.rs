@@ -38,9 +38,10 @@ fn share(part: usize, of: usize) {
     let cases: Vec<Case> = cases::table().into_iter().skip(part).step_by(of).collect();
     let mut failed = Vec::new();
     for case in &cases {
-        // Products have kernels of their own for Hopper.
+        // Products and attention have kernels of their own for Hopper.
+        let both = ["linear", "attention"].iter().any(|name| case.name.contains(name));
         let devices: &[fn(Emulator) -> Emulator] =
-            if case.name.contains("linear") { &[|e| e, Emulator::before_hopper] } else { &[|e| e] };
+            if both { &[|e| e, Emulator::before_hopper] } else { &[|e| e] };
         for device in devices {
             let runs = SCHEDULES.map(|schedule| {
                 let driver: Rc<dyn Driver> = Rc::new(device(Emulator::new(schedule)));

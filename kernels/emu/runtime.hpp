@@ -213,6 +213,7 @@ enum class GroupCollective { Wgmma, Commit, Wait };
 struct PendingWgmma {
   Wgmma operation;
   float* d[WARPGROUP];
+  const uint32_t* a[WARPGROUP];
   bool done;
 };
 

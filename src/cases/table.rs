@@ -93,6 +93,8 @@ fn attention() -> Vec<Case> {
         ([2, 11, 2, 8], "odd length"),
         ([1, 38, 3, 64], "visible tokens"),
         ([1, 300, 1, 8], "two tiles"),
+        ([2, 130, 2, 64], "long on Hopper"),
+        ([1, 401, 1, 64], "more blocks than Hopper's stages"),
     ] {
         cases.push(Case::new(
             "attention",

@@ -26,15 +26,31 @@ pub struct Extent {
     pub shared: u32,
 }
 
-/// A matrix of bf16 in memory, and the boxes that TMA cuts from it for tiles with 128-byte swizzle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A matrix of bf16 in memory, or several of them, and the boxes that TMA cuts from one of them for tiles with 128-byte
+/// swizzle.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Boxed {
     /// Where it begins, a multiple of 16.
     pub at: u64,
-    /// Rows and columns; rows are whole vectors of 8.
-    pub shape: [usize; 2],
+    /// Matrices if there are several, rows and columns; rows are whole vectors of 8.
+    pub shape: Vec<usize>,
     /// Rows and columns of a box: at most 256 and 64.
     pub of_box: [usize; 2],
+}
+
+impl Boxed {
+    /// As tensor maps have it, columns first: extents, bytes from one to the next of all but columns, and the box.
+    pub(super) fn encoded(&self) -> (Vec<u64>, Vec<u64>, Vec<u32>) {
+        let extent: Vec<u64> = self.shape.iter().rev().map(|&n| n as u64).collect();
+        let mut bytes = 2;
+        let strides = extent[..extent.len() - 1].iter().map(|n| {
+            bytes *= n;
+            bytes
+        });
+        let strides = strides.collect();
+        let of_box = [self.of_box[1], self.of_box[0], 1][..extent.len()].iter().map(|&n| n as u32).collect();
+        (extent, strides, of_box)
+    }
 }
 
 /// What TMA has to know of a matrix, as a kernel's parameter.

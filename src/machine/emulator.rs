@@ -170,15 +170,12 @@ impl Driver for Emulator {
         self.hopper
     }
     fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
-        let &Boxed { at, shape: [rows, cols], of_box: [high, wide] } = matrix;
+        let (extent, stride, of_box) = matrix.encoded();
+        let (rank, tensor) = (extent.len() as u32, matrix.at as *const c_void);
         let mut map = TensorMap([0; 128]);
-        let (extent, of_box) = ([cols as u64, rows as u64], [wide as u32, high as u32]);
-        let stride = [2 * cols as u64];
-        let tensor = at as *const c_void;
+        let (extent, stride, of_box) = (extent.as_ptr(), stride.as_ptr(), of_box.as_ptr());
         // SAFETY: the arrays are as long as the rank asks for; the map has room for one.
-        let refused = unsafe {
-            emu_tensor_map(&raw mut map, 2, 2, tensor, extent.as_ptr(), stride.as_ptr(), of_box.as_ptr(), 1)
-        };
+        let refused = unsafe { emu_tensor_map(&raw mut map, 2, rank, tensor, extent, stride, of_box, 1) };
         if refused == 0 {
             return Ok(map);
         }

@@ -66,8 +66,8 @@ impl Gpu {
             let (compute, copies) = (context.new_stream()?, context.new_stream()?);
             let processors =
                 context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-            // Code for sm_90a runs on 9.0 alone; without sm_90a among the architectures there is none in this build.
-            let hopper = context.compute_capability()? == (9, 0) && kernels::ARCHITECTURES.contains("90a");
+            // The kernels of sm_90a, which run on 9.0 alone, are in every build.
+            let hopper = context.compute_capability()? == (9, 0);
             Ok(Gpu {
                 context,
                 compute,
@@ -128,17 +128,16 @@ impl Driver for Gpu {
         self.hopper
     }
     fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
-        let &Boxed { at, shape: [rows, cols], of_box: [high, wide] } = matrix;
+        let (extent, stride, of_box) = matrix.encoded();
+        let every = vec![1_u32; extent.len()];
         let mut map = TensorMap([0; 128]);
-        let (extent, of_box) = ([cols as u64, rows as u64], [wide as u32, high as u32]);
-        let (stride, every) = ([2 * cols as u64], [1_u32; 2]);
         // SAFETY: the map is as large and aligned as a CUtensorMap; the arrays are as long as the rank asks for.
         unsafe {
             sys::cuTensorMapEncodeTiled(
                 (&raw mut map).cast(),
                 sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-                2,
-                at as *mut c_void,
+                extent.len() as u32,
+                matrix.at as *mut c_void,
                 extent.as_ptr(),
                 stride.as_ptr(),
                 of_box.as_ptr(),

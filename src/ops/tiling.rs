@@ -179,7 +179,7 @@ impl Tiling {
             return Ok(at.into());
         }
         let of_box = if lies == Lies::Along { [rows, Self::BLOCK] } else { [Self::BLOCK; 2] };
-        s.tensor_map(&Boxed { at: at.0, shape, of_box })
+        s.tensor_map(&Boxed { at: at.0, shape: shape.to_vec(), of_box })
     }
     /// Launches the kernel.
     pub(super) fn launch(&self, s: &Stream, args: &[Arg]) -> Result<()> {
