@@ -36,7 +36,7 @@ __device__ __forceinline__ void dump(uint32_t* __restrict__ out, int bytes, Load
 
 // One wgmma of k = 16 after another over 64 k, the first one without what d was before. The tiles are written
 // by the threads: along K as [rows][64], or along M and N (TRANS) as [rows / 64][64 k][64].
-template <int N, int TRANS_A, int TRANS_B>
+template <int N, int TRANS_A, int TRANS_B, bool A_IN_REGISTERS = false>
 __device__ __forceinline__ void multiply(uint32_t* __restrict__ out /* [N / 2][THREADS] */) {
   constexpr uint32_t EIGHT_ROWS = 1024;
   constexpr uint32_t SIXTY_FOUR_ROWS = 8 * EIGHT_ROWS;
@@ -50,7 +50,7 @@ __device__ __forceinline__ void multiply(uint32_t* __restrict__ out /* [N / 2][T
   ptx::fence_proxy_async();
   __syncthreads();
   const uint32_t a = ptx::smem_u32(shared);
-  const uint32_t b = a + SIXTY_FOUR_ROWS;
+  const uint32_t b = a + SIXTY_FOUR_ROWS;  // of 8 columns only the first of its patterns
   const auto descriptor = [](uint32_t tile, int step, bool trans) {
     return trans ? ptx::desc_sw128(tile + step * 2 * EIGHT_ROWS, SIXTY_FOUR_ROWS, EIGHT_ROWS)
                  : ptx::desc_sw128(tile + step * DEPTH * 2, 16, EIGHT_ROWS);
@@ -60,11 +60,23 @@ __device__ __forceinline__ void multiply(uint32_t* __restrict__ out /* [N / 2][T
   for (int r = 0; r < N / 2; r++) {
     d[r] = 1000.0f;
   }
+  uint32_t rows[4][4];
+  if constexpr (A_IN_REGISTERS) {
+#pragma unroll
+    for (int step = 0; step < 4; step++) {
+      const int row = warp_id() * 16 + lane_id() % 16, chunk = (step * 2 + lane_id() / 16) ^ row % 8;
+      ptx::ldmatrix_x4(rows[step], ptx::smem_u32(shared + row * 64 + chunk * 8));
+    }
+  }
   ptx::wgmma_fence();
 #pragma unroll
   for (int step = 0; step < 4; step++) {
-    ptx::wgmma_bf16<N, TRANS_A, TRANS_B>(d, descriptor(a, step, TRANS_A), descriptor(b, step, TRANS_B),
-                                         step > 0);
+    const uint64_t columns = descriptor(b, step, TRANS_B);
+    if constexpr (A_IN_REGISTERS) {
+      ptx::wgmma_bf16_from_registers<N, TRANS_B>(d, rows[step], columns, step > 0);
+    } else {
+      ptx::wgmma_bf16<N, TRANS_A, TRANS_B>(d, descriptor(a, step, TRANS_A), columns, step > 0);
+    }
   }
   ptx::wgmma_commit();
   ptx::wgmma_wait<0>();
@@ -140,12 +152,31 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 EMU_KERNEL(conform_wgmma_n256)
 
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_n8_trans_a(uint32_t* __restrict__ out /* [4][128] */) {
+  multiply<8, 1, 0>(out);
+}
+EMU_KERNEL(conform_wgmma_n8_trans_a)
+
+// a from registers, as ldmatrix brings them from the same tile; b along N.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_from_registers(uint32_t* __restrict__ out /* [32][128] */) {
+  multiply<64, 0, 1, true>(out);
+}
+EMU_KERNEL(conform_wgmma_from_registers)
+
 // b along N
 extern "C" __global__ void __launch_bounds__(THREADS)
     conform_wgmma_n128_trans_b(uint32_t* __restrict__ out /* [64][128] */) {
   multiply<128, 0, 1>(out);
 }
 EMU_KERNEL(conform_wgmma_n128_trans_b)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_n256_trans(uint32_t* __restrict__ out /* [128][128] */) {
+  multiply<256, 1, 1>(out);
+}
+EMU_KERNEL(conform_wgmma_n256_trans)
 
 // a along M, b along N
 extern "C" __global__ void __launch_bounds__(THREADS)

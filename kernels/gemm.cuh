@@ -215,15 +215,22 @@ struct Corner {
   int m, n;
 };
 
-// Blocks with consecutive numbers take 16 rows of tiles before the next column: as those that run together
-// make about a square of tiles, they read few distinct rows of a and b.
+// The corner of tile number `tile` of [m, n] in tiles of TILE_M x TILE_N. Consecutive numbers take 16 rows of
+// tiles before the next column: as those that are computed together make about a square of tiles, they read
+// few distinct rows of a and b.
+template <int TILE_M, int TILE_N>
+__device__ __forceinline__ Corner corner(int tile, int m, int n) {
+  constexpr int GROUP = 16;
+  const int rows = (m + TILE_M - 1) / TILE_M, cols = (n + TILE_N - 1) / TILE_N;
+  const int group = tile / (GROUP * cols), within = tile % (GROUP * cols);
+  const int height = min(GROUP, rows - group * GROUP);
+  return {(group * GROUP + within % height) * TILE_M, within / height * TILE_N};
+}
+
+// That of this block's tile.
 template <class Tile>
 __device__ __forceinline__ Corner corner(int m, int n) {
-  constexpr int GROUP = 16;
-  const int rows = (m + Tile::SIDE - 1) / Tile::SIDE, cols = (n + Tile::SIDE - 1) / Tile::SIDE;
-  const int block = blockIdx.x, group = block / (GROUP * cols), within = block % (GROUP * cols);
-  const int height = min(GROUP, rows - group * GROUP);
-  return {(group * GROUP + within % height) * Tile::SIDE, within / height * Tile::SIDE};
+  return corner<Tile::SIDE, Tile::SIDE>(blockIdx.x, m, n);
 }
 
 // Adds to this warp's quarter of the tile at `at` the products over k from `from` on. The operands end at the

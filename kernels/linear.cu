@@ -11,49 +11,16 @@
 // The products are those of gemm.cuh, in Large tiles or, with the ending _small, in Small ones: how the work
 // is split, what bounds it and what extents it takes stands there. The last two are bound by
 // memory: vectors of 16 bytes. Activations and operands are bf16; b, db, dw and scale are f32.
-#include "gemm.cuh"
+#include "linear.cuh"
 
 using namespace gemm;
-
-// --- GELU --------------------------------------------------------------------------------------------------
-
-// Of the normal distribution: the share below h, and the density at h.
-struct Normal {
-  float below, density;
-};
-
-// As erf in src/machine/real.rs: the smaller tail is p(t) exp(-h^2 / 2) / 2, t = 1 / (1 + 0.39 |h| / sqrt 2),
-// the form of Hastings (1955). One exponential serves both.
-__device__ __forceinline__ Normal normal(float h) {
-  const float e = __expf(-0.5f * h * h);
-  const float t = __fdividef(1.0f, fmaf(0.39f * 0.707106781f, fabsf(h), 1.0f));
-  float p = -0.22753728f;
-  p = fmaf(p, t, 0.886665f);
-  p = fmaf(p, t, -0.6354013f);
-  p = fmaf(p, t, 0.6495602f);
-  p = fmaf(p, t, 0.091388085f);
-  p = fmaf(p, t, 0.23532527f);
-  const float tail = 0.5f * p * t * e;
-  return {h < 0.0f ? tail : 1.0f - tail, 0.39894228f * e};
-}
-
-__device__ __forceinline__ float gelu(float h) {
-  return h * normal(h).below;
-}
-
-__device__ __forceinline__ float gelu_slope(float h) {
-  const Normal at = normal(h);
-  return at.below + h * at.density;
-}
 
 // --- Forward -----------------------------------------------------------------------------------------------
 
 template <class Tile, class Out>
 __device__ __forceinline__ void plain(
     const bf16* x, const bf16* w, const float* b, Out* y, int m, int n, int k) {
-  affine<Tile>(Matrix{x, m, k}, w, b, n, [&](int row, int col, const float (&values)[8]) {
-    store_eight<Tile>(y + static_cast<size_t>(row) * n + col, n - col, values);
-  });
+  affine<Tile>(Matrix{x, m, k}, w, b, n, Plain<Tile, Out>{y, n});
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSOR) linear(
@@ -92,17 +59,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSO
   plain<Small>(x, w, b, y, m, n, k);
 }
 
-// gelu is taken of h as it is left, in bf16, which is what its gradient will read.
 template <class Tile>
 __device__ __forceinline__ void with_gelu(
     const bf16* x, const bf16* w, const float* b, bf16* h, bf16* y, int m, int n, int k) {
-  affine<Tile>(Matrix{x, m, k}, w, b, n, [&](int row, int col, float (&values)[8]) {
-    const size_t at = static_cast<size_t>(row) * n + col;
-    store_eight<Tile>(h + at, n - col, values);
-#pragma unroll
-    for (int i = 0; i < 8; i++) values[i] = gelu(__bfloat162float(__float2bfloat16_rn(values[i])));
-    store_eight<Tile>(y + at, n - col, values);
-  });
+  affine<Tile>(Matrix{x, m, k}, w, b, n, WithGelu<Tile>{h, y, n});
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSOR) linear_gelu(
@@ -129,15 +89,7 @@ template <class Tile>
 __device__ __forceinline__ void with_residual(
     const bf16* x, const bf16* w, const float* b, const bf16* skip, const float* scale, bf16* y,
     int m, int n, int k, int rows_per_sample) {
-  affine<Tile>(Matrix{x, m, k}, w, b, n, [&](int row, int col, float (&values)[8]) {
-    const size_t at = static_cast<size_t>(row) * n + col;
-    const float factor = scale ? scale[row / rows_per_sample] : 1.0f;
-    float kept[8];
-    load_eight<Tile>(skip + at, n - col, kept);
-#pragma unroll
-    for (int i = 0; i < 8; i++) values[i] = kept[i] + factor * values[i];
-    store_eight<Tile>(y + at, n - col, values);
-  });
+  affine<Tile>(Matrix{x, m, k}, w, b, n, WithResidual<Tile>{skip, scale, y, n, rows_per_sample});
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSOR) linear_residual(
@@ -177,9 +129,7 @@ __device__ __forceinline__ void input_grad(
 template <class Tile>
 __device__ __forceinline__ void plain_input_grad(
     const bf16* dy, const bf16* w, bf16* dx, int m, int n, int k) {
-  input_grad<Tile>(dy, w, m, n, k, [&](int row, int col, const float (&values)[8]) {
-    store_eight<Tile>(dx + static_cast<size_t>(row) * k + col, k - col, values);
-  });
+  input_grad<Tile>(dy, w, m, n, k, Plain<Tile, bf16>{dx, k});
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSOR) linear_input_grad(
@@ -201,14 +151,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSO
 template <class Tile>
 __device__ __forceinline__ void input_grad_with_gelu(
     const bf16* dy, const bf16* w, const bf16* h, bf16* dh, int m, int n, int k) {
-  input_grad<Tile>(dy, w, m, n, k, [&](int row, int col, float (&values)[8]) {
-    const size_t at = static_cast<size_t>(row) * k + col;
-    float before[8];
-    load_eight<Tile>(h + at, k - col, before);
-#pragma unroll
-    for (int i = 0; i < 8; i++) values[i] *= gelu_slope(before[i]);
-    store_eight<Tile>(dh + at, k - col, values);
-  });
+  input_grad<Tile>(dy, w, m, n, k, TimesGeluSlope<Tile>{h, dh, k});
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSOR) linear_input_grad_gelu(

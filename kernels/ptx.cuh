@@ -222,6 +222,15 @@ PTX void setmaxnreg_dec() {
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 template <int TRANS_A, int TRANS_B>
+PTX void wgmma_issue(float (&d)[4], uint64_t a, uint64_t b, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, p, 1, 1, %7, %8;\n}\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "l"(a), "l"(b), "r"(accumulate), "n"(TRANS_A), "n"(TRANS_B));
+}
+
+template <int TRANS_A, int TRANS_B>
 PTX void wgmma_issue(float (&d)[32], uint64_t a, uint64_t b, int accumulate) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
@@ -251,12 +260,25 @@ PTX void wgmma_issue(float (&d)[128], uint64_t a, uint64_t b, int accumulate) {
       : "l"(a), "l"(b), "r"(accumulate), "n"(TRANS_A), "n"(TRANS_B));
 }
 
-// d[64][N] = a[64][16] * b[16][N], += with `accumulate`, by one warpgroup, N = 64, 128 or 256; a and b are
+// d[64][N] = a[64][16] * b[16][N], += with `accumulate`, by one warpgroup, N = 8, 64, 128 or 256; a and b are
 // descriptors (desc_sw128) of tiles that run along K, or along M and N with TRANS. Register r of thread t
 // holds, with w = t / 32 and l = t % 32, d[16 w + l / 4 + 8 (r / 2 % 2)][8 (r / 4) + 2 (l % 4) + r % 2].
 template <int N, int TRANS_A = 0, int TRANS_B = 0>
 PTX void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
   wgmma_issue<TRANS_A, TRANS_B>(d, a, b, accumulate);
+}
+
+// The same with a in registers: each warp's 16 rows as mma_m16n8k16_bf16 has them. They must not change before
+// the product has been waited for.
+template <int N, int TRANS_B = 0>
+PTX void wgmma_bf16_from_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  static_assert(N == 64, "that of the values of a head");
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" WGMMA_0_31
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
+      : WGMMA_D32(d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "n"(TRANS_B));
 }
 
 #endif

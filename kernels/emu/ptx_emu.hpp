@@ -66,6 +66,7 @@ struct Wgmma {
   bool accumulate;
   bool transpose_a;
   bool transpose_b;
+  const uint32_t* a_registers;  // or null: then `a` describes a tile
 };
 void wgmma(const Wgmma& operation);
 void wgmma_commit();
@@ -190,8 +191,14 @@ void setmaxnreg_dec() {
 
 template <int N, int TRANS_A = 0, int TRANS_B = 0>
 void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
-  static_assert(N == 64 || N == 128 || N == 256, "ptx.cuh has these");
-  emu::wgmma({a, b, d, N, accumulate != 0, TRANS_A != 0, TRANS_B != 0});
+  static_assert(N == 8 || N == 64 || N == 128 || N == 256, "ptx.cuh has these");
+  emu::wgmma({a, b, d, N, accumulate != 0, TRANS_A != 0, TRANS_B != 0, nullptr});
+}
+
+template <int N, int TRANS_B = 0>
+void wgmma_bf16_from_registers(float (&d)[N / 2], const uint32_t (&a)[4], uint64_t b, int accumulate) {
+  static_assert(N == 64, "ptx.cuh has this");
+  emu::wgmma({0, b, d, N, accumulate != 0, false, TRANS_B != 0, a});
 }
 
 }  // namespace ptx

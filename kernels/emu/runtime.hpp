@@ -79,6 +79,14 @@ class InFlight {
     group_ends_.push_back(operations_.size());
   }
 
+  // In the order in which they were issued.
+  template <class Look>
+  void for_each(Look look) {
+    for (Operation& operation : operations_) {
+      look(operation);
+    }
+  }
+
   // Finishes the oldest groups until `pending` are left.
   template <class Finish>
   void wait(unsigned pending, Finish finish) {
@@ -205,6 +213,7 @@ enum class GroupCollective { Wgmma, Commit, Wait };
 struct PendingWgmma {
   Wgmma operation;
   float* d[WARPGROUP];
+  const uint32_t* a[WARPGROUP];
   bool done;
 };
 

@@ -75,15 +75,33 @@ float load(const Descriptor& descriptor, unsigned row, unsigned k, bool transpos
   return emu_bit_cast<float>(static_cast<uint32_t>(element) << 16);
 }
 
-void load(Operands& operands, const Wgmma& operation) {
+// What the threads hold of a: register r of a thread is two neighbours along k.
+void load_registers(Operands& operands, const PendingWgmma& product) {
+  for (unsigned thread = 0; thread < WARPGROUP; thread++) {
+    for (unsigned r = 0; r < 4; r++) {
+      const unsigned row = thread / 32 * 16 + thread % 32 / 4 + r % 2 * 8;
+      const unsigned k = thread % 4 * 2 + r / 2 * 8;
+      const uint32_t pair = product.a[thread][r];
+      operands.a[row][k] = emu_bit_cast<float>(pair << 16);
+      operands.a[row][k + 1] = emu_bit_cast<float>(pair & 0xFFFF0000);
+    }
+  }
+}
+
+void load(Operands& operands, const PendingWgmma& product) {
   constexpr unsigned SWIZZLE_128B = 1;
+  const Wgmma& operation = product.operation;
   const Descriptor a(operation.a);
   const Descriptor b(operation.b);
-  if (a.swizzle != SWIZZLE_128B || b.swizzle != SWIZZLE_128B) {
+  const bool a_in_registers = operation.a_registers != nullptr;
+  if ((!a_in_registers && a.swizzle != SWIZZLE_128B) || b.swizzle != SWIZZLE_128B) {
     fail("wgmma: only tiles with 128-byte swizzle are emulated");
   }
+  if (a_in_registers) {
+    load_registers(operands, product);
+  }
   for (unsigned k = 0; k < DEPTH; k++) {
-    for (unsigned m = 0; m < ROWS; m++) {
+    for (unsigned m = 0; m < ROWS && !a_in_registers; m++) {
       operands.a[m][k] = load(a, m, k, operation.transpose_a);
     }
     for (unsigned n = 0; n < operation.n; n++) {
@@ -133,20 +151,20 @@ Operands& operand_space() {
 // For ThreadSanitizer: reads the operands as the thread that issues, where a race is a barrier that is
 // missing; and as the tensor core, which sees what TMA has loaded, and of plain stores those before a proxy
 // fence.
-void look_at_operands(const Wgmma& operation) {
-  load(operand_space(), operation);
+void look_at_operands(const PendingWgmma& product) {
+  load(operand_space(), product);
   Block& block = *me().block;
   const sanitizer::ActAs unit(block.tensor_core);
   const sanitizer::Quiet quiet;
   sanitizer::acquire(&block.proxy_token);
   sanitizer::acquire(&block.loaded_token);
-  load(operand_space(), operation);
+  load(operand_space(), product);
 }
 
 void finish(const PendingWgmma& product, Warpgroup& group) {
   const sanitizer::ActAs unit(me().block->tensor_core);
   const sanitizer::Quiet quiet;
-  load(operand_space(), product.operation);
+  load(operand_space(), product);
   multiply(product, operand_space());
   sanitizer::release(&group.product_token);
 }
@@ -157,7 +175,7 @@ void wgmma(const Wgmma& operation) {
   const sanitizer::Quiet quiet;
   Wgmma mine = operation;
   warpgroup_collective(GroupCollective::Wgmma, &mine, [](Warpgroup& group) {
-    PendingWgmma product{*static_cast<const Wgmma*>(group.threads[0]), {}, false};
+    PendingWgmma product{*static_cast<const Wgmma*>(group.threads[0]), {}, {}, false};
     for (unsigned thread = 0; thread < WARPGROUP; thread++) {
       const Wgmma& one = *static_cast<const Wgmma*>(group.threads[thread]);
       const Wgmma& first = product.operation;
@@ -165,15 +183,21 @@ void wgmma(const Wgmma& operation) {
         fail("wgmma: the operands of thread %u differ from those of thread 0", thread);
       }
       product.d[thread] = one.d;
+      product.a[thread] = one.a_registers;
     }
     if constexpr (sanitizer::THREAD) {
-      look_at_operands(product.operation);
-    }
-    if (me().block->early()) {
-      finish(product, group);
-      product.done = true;
+      look_at_operands(product);
     }
     group.products.issue(product);
+    if (me().block->early()) {
+      // The tensor core takes products in their order: those before are done, too.
+      group.products.for_each([&group](PendingWgmma& issued) {
+        if (!issued.done) {
+          finish(issued, group);
+          issued.done = true;
+        }
+      });
+    }
   });
 }
 

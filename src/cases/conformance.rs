@@ -52,6 +52,9 @@ pub fn conformance(driver: &Rc<dyn Driver>) -> cuda::Result<Vec<Conformed>> {
         wgmma("conform_wgmma_n256", 256, false, false),
         wgmma("conform_wgmma_n128_trans_b", 128, false, true),
         wgmma("conform_wgmma_n128_trans", 128, true, true),
+        wgmma("conform_wgmma_n256_trans", 256, true, true),
+        wgmma("conform_wgmma_n8_trans_a", 8, true, false),
+        wgmma("conform_wgmma_from_registers", 64, false, true),
     ];
     let run = |conformance: &Conformance, stream: &mut Stream| run(conformance, driver, stream);
     conformances.iter().map(|c| run(c, &mut stream)).collect()

@@ -17,10 +17,18 @@ pub fn table() -> Vec<Case> {
 fn linear() -> Vec<Case> {
     let mut cases = Vec::new();
     // One row; rows that are not a whole number of blocks of 32; extents that are no multiple of a vector. On a GPU: sums
-    // longer than the ring of stages, in small tiles and in large ones; rows in several splits of a weight's gradient.
-    for [rows, n, k] in
-        [[1, 1, 1], [3, 5, 7], [33, 16, 12], [70, 19, 64], [40, 9, 330], [136, 136, 264], [520, 16, 24]]
-    {
+    // longer than the ring of stages, in small tiles and in large ones; rows in several splits of a weight's gradient; on
+    // Hopper wide tiles, more of them than the emulator has processors, and sums longer than both rings.
+    for [rows, n, k] in [
+        [1, 1, 1],
+        [3, 5, 7],
+        [33, 16, 12],
+        [70, 19, 64],
+        [40, 9, 330],
+        [136, 136, 264],
+        [520, 16, 24],
+        [264, 520, 456],
+    ] {
         let shape = format!("{rows} x {k} -> {n}");
         let layer = move |r: &mut Recorder| [r.param(&[rows, k]), r.param(&[n, k]), r.param(&[n])];
         cases.push(Case::new("linear", shape.clone(), move |r| {
@@ -85,6 +93,8 @@ fn attention() -> Vec<Case> {
         ([2, 11, 2, 8], "odd length"),
         ([1, 38, 3, 64], "visible tokens"),
         ([1, 300, 1, 8], "two tiles"),
+        ([2, 130, 2, 64], "long on Hopper"),
+        ([1, 401, 1, 64], "more blocks than Hopper's stages"),
     ] {
         cases.push(Case::new(
             "attention",

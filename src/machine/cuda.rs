@@ -1,7 +1,7 @@
 //! How operations reach a GPU: tensors by address, kernels by name, launches checked against the compiled kernels.
 use super::cpu::{Permit, Slot};
 use super::device::Unavailable;
-use super::driver::{Driver, Extent, Kernel};
+use super::driver::{Boxed, Driver, Extent, Kernel, TensorMap};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -268,6 +268,22 @@ impl Stream {
     /// The multiprocessors of the device.
     pub fn processors(&self) -> usize {
         self.driver.processors()
+    }
+    /// Whether kernels for Hopper run on the device.
+    pub fn hopper(&self) -> bool {
+        self.driver.hopper()
+    }
+    /// The argument that lets a kernel for Hopper load boxes of a matrix.
+    ///
+    /// # Errors
+    /// What the driver says.
+    pub fn tensor_map(&self, matrix: &Boxed) -> Result<Arg> {
+        // While launches are only looked at there are no addresses yet.
+        let map = match self.mode.get() {
+            Mode::Measure => TensorMap([0; 128]),
+            Mode::Launch => self.driver.tensor_map(matrix)?,
+        };
+        Ok(Arg::bytes(&map))
     }
     /// The address of a tensor of bf16: an activation, or the copy of a parameter.
     #[track_caller]

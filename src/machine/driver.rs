@@ -26,6 +26,38 @@ pub struct Extent {
     pub shared: u32,
 }
 
+/// A matrix of bf16 in memory, or several of them, and the boxes that TMA cuts from one of them for tiles with 128-byte
+/// swizzle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boxed {
+    /// Where it begins, a multiple of 16.
+    pub at: u64,
+    /// Matrices if there are several, rows and columns; rows are whole vectors of 8.
+    pub shape: Vec<usize>,
+    /// Rows and columns of a box: at most 256 and 64.
+    pub of_box: [usize; 2],
+}
+
+impl Boxed {
+    /// As tensor maps have it, columns first: extents, bytes from one to the next of all but columns, and the box.
+    pub(super) fn encoded(&self) -> (Vec<u64>, Vec<u64>, Vec<u32>) {
+        let extent: Vec<u64> = self.shape.iter().rev().map(|&n| n as u64).collect();
+        let mut bytes = 2;
+        let strides = extent[..extent.len() - 1].iter().map(|n| {
+            bytes *= n;
+            bytes
+        });
+        let strides = strides.collect();
+        let of_box = [self.of_box[1], self.of_box[0], 1][..extent.len()].iter().map(|&n| n as u32).collect();
+        (extent, strides, of_box)
+    }
+}
+
+/// What TMA has to know of a matrix, as a kernel's parameter.
+#[derive(Clone, Copy, Debug, bytemuck::NoUninit)]
+#[repr(C, align(128))]
+pub struct TensorMap(pub [u8; 128]);
+
 /// A captured sequence of launches, by its number with the driver that captured it.
 #[derive(Clone, Copy, Debug)]
 pub struct Graph(pub usize);
@@ -104,6 +136,10 @@ pub trait Driver {
     fn name(&self) -> String;
     /// Its multiprocessors.
     fn processors(&self) -> usize;
+    /// Whether kernels for Hopper run on it: it has TMA and wgmma.
+    fn hopper(&self) -> bool;
+    /// Describes a matrix to TMA.
+    fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap>;
     /// Bytes that are free and that there are.
     fn memory(&self) -> Result<[usize; 2]>;
     /// Memory of `bytes` bytes, aligned to 256, for [`Memory`].

@@ -1,7 +1,7 @@
 //! The emulator: the same kernels, compiled for the host, with a fiber per CUDA thread (kernels/emu). Slow and strict:
 //! it finds races, reads beyond the end and misused barriers that a GPU may let pass.
 use super::cuda::{ALIGN, Error, Result};
-use super::driver::{Driver, Extent, Graph, Kernel, Moment, Pinned, out_of_memory};
+use super::driver::{Boxed, Driver, Extent, Graph, Kernel, Moment, Pinned, TensorMap, out_of_memory};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -12,6 +12,16 @@ use std::time::Instant;
 unsafe extern "C" {
     fn emu_configure(workers: u32, seed: u64, async_mode: c_int);
     fn emu_parameters(name: *const c_char, sizes: *mut usize, most: usize) -> c_int;
+    fn emu_tensor_map(
+        map: *mut TensorMap,
+        element_bytes: u32,
+        rank: u32,
+        tensor: *const c_void,
+        extent: *const u64,
+        stride: *const u64,
+        of_box: *const u32,
+        swizzle_128b: u32,
+    ) -> i32;
     fn emu_launch(
         name: *const c_char,
         grid: *const u32,
@@ -64,6 +74,7 @@ const PARAMETERS: usize = 64;
 /// An emulated device.
 pub struct Emulator {
     schedule: Schedule,
+    hopper: bool,
     memory: usize,
     names: RefCell<Vec<CString>>,
     /// The size of what was allocated, by address.
@@ -97,6 +108,7 @@ impl Emulator {
     pub fn new(schedule: Schedule) -> Self {
         Emulator {
             schedule,
+            hopper: true,
             memory: MEMORY,
             names: RefCell::default(),
             allocated: RefCell::default(),
@@ -104,6 +116,11 @@ impl Emulator {
             graphs: RefCell::default(),
             moments: RefCell::default(),
         }
+    }
+    /// The same as a device of an earlier architecture, to which kernels for Hopper are not offered.
+    #[must_use]
+    pub fn before_hopper(self) -> Self {
+        Emulator { hopper: false, ..self }
     }
     /// The same with another amount of memory, in bytes.
     #[must_use]
@@ -148,6 +165,21 @@ impl Driver for Emulator {
     }
     fn processors(&self) -> usize {
         PROCESSORS
+    }
+    fn hopper(&self) -> bool {
+        self.hopper
+    }
+    fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
+        let (extent, stride, of_box) = matrix.encoded();
+        let (rank, tensor) = (extent.len() as u32, matrix.at as *const c_void);
+        let mut map = TensorMap([0; 128]);
+        let (extent, stride, of_box) = (extent.as_ptr(), stride.as_ptr(), of_box.as_ptr());
+        // SAFETY: the arrays are as long as the rank asks for; the map has room for one.
+        let refused = unsafe { emu_tensor_map(&raw mut map, 2, rank, tensor, extent, stride, of_box, 1) };
+        if refused == 0 {
+            return Ok(map);
+        }
+        Err(Error::Failed { doing: format!("describing {matrix:?} to TMA"), what: "refused".to_owned() })
     }
     fn memory(&self) -> Result<[usize; 2]> {
         Ok([self.memory - self.used(), self.memory])

@@ -1,7 +1,7 @@
 //! An NVIDIA GPU, through the driver API that is found at run time.
 use super::cuda::{ALIGN, Error, Result};
 use super::device::{self, Unavailable};
-use super::driver::{Driver, Extent, Graph, Kernel, Moment, Pinned, out_of_memory};
+use super::driver::{Boxed, Driver, Extent, Graph, Kernel, Moment, Pinned, TensorMap, out_of_memory};
 use super::kernels;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute, CUevent_flags, CUfunction_attribute, CUresult};
@@ -20,6 +20,7 @@ pub struct Gpu {
     compute: Arc<CudaStream>,
     copies: Arc<CudaStream>,
     processors: usize,
+    hopper: bool,
     /// Per image of kernels: not looked at yet, without code for this device, or loaded.
     modules: RefCell<Vec<Module>>,
     functions: RefCell<Vec<CudaFunction>>,
@@ -65,11 +66,14 @@ impl Gpu {
             let (compute, copies) = (context.new_stream()?, context.new_stream()?);
             let processors =
                 context.attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+            // The kernels of sm_90a, which run on 9.0 alone, are in every build.
+            let hopper = context.compute_capability()? == (9, 0);
             Ok(Gpu {
                 context,
                 compute,
                 copies,
                 processors: processors as usize,
+                hopper,
                 modules: RefCell::new(vec![Module::Unread; kernels::IMAGES.len()]),
                 functions: RefCell::default(),
                 graphs: RefCell::default(),
@@ -119,6 +123,34 @@ impl Driver for Gpu {
     }
     fn processors(&self) -> usize {
         self.processors
+    }
+    fn hopper(&self) -> bool {
+        self.hopper
+    }
+    fn tensor_map(&self, matrix: &Boxed) -> Result<TensorMap> {
+        let (extent, stride, of_box) = matrix.encoded();
+        let every = vec![1_u32; extent.len()];
+        let mut map = TensorMap([0; 128]);
+        // SAFETY: the map is as large and aligned as a CUtensorMap; the arrays are as long as the rank asks for.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                (&raw mut map).cast(),
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+                extent.len() as u32,
+                matrix.at as *mut c_void,
+                extent.as_ptr(),
+                stride.as_ptr(),
+                of_box.as_ptr(),
+                every.as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+        .result()
+        .map_err(failed(format!("describing {matrix:?} to TMA")))?;
+        Ok(map)
     }
     fn memory(&self) -> Result<[usize; 2]> {
         let (free, total) = self.context.mem_get_info().map_err(failed("asking how much memory is free"))?;

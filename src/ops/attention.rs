@@ -5,6 +5,7 @@
 //! exponentials, from which the gradient recomputes the weights. A sequence without keys yields zeros.
 use super::lanes;
 use crate::machine::cuda::{Launch, Result, Stream};
+use crate::machine::driver::Boxed;
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_head, gemm, scratch};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
@@ -14,6 +15,8 @@ const TILE: usize = 1 << 16;
 
 /// Rows of a block that the kernels stream, and of keys that one of their blocks owns.
 const BLOCK: usize = 64;
+/// Rows of a block of the kernel for long sequences on Hopper.
+const LONG_BLOCK: usize = 128;
 /// Bytes of a row in the kernels' shared memory: 64 columns of bf16.
 const ROW: usize = 128;
 /// Bytes of two blocks that are streamed together.
@@ -71,6 +74,36 @@ impl Attention {
     fn query_rows(&self) -> usize {
         if self.shape[1] <= 5 * BLOCK { BLOCK } else { 2 * BLOCK }
     }
+    /// Whether the kernel for Hopper's long sequences takes it: queries that fill a block of it, all of the keys.
+    fn long(&self, s: &Stream) -> bool {
+        let [_, length, _, width] = self.shape;
+        s.hopper() && self.lengths.is_none() && width == 64 && length >= LONG_BLOCK
+    }
+    fn launch_long(&self, s: &Stream) -> Result<()> {
+        let [batch, length, heads, width] = self.shape;
+        let qkv = Boxed {
+            at: s.bf16(self.qkv).0,
+            shape: vec![batch, length, 3 * heads * width],
+            of_box: [LONG_BLOCK, width],
+        };
+        // Queries, three stages of keys and values, ten barriers.
+        let shared = LONG_BLOCK * ROW + 3 * 2 * LONG_BLOCK * ROW + 10 * 8;
+        s.launch(
+            Launch {
+                kernel: "attention_long",
+                grid: [length.div_ceil(LONG_BLOCK), heads, batch],
+                block: 384,
+                shared,
+            },
+            &[
+                s.tensor_map(&qkv)?,
+                s.bf16(self.y).into(),
+                s.f32(self.log_sum).into(),
+                length.into(),
+                self.scale::<f32>().into(),
+            ],
+        )
+    }
     fn scale<F: Real>(&self) -> F {
         F::of(1.0 / (self.shape[3] as f64).sqrt())
     }
@@ -104,6 +137,9 @@ impl Op for Attention {
             width <= 64 && width.is_multiple_of(8),
             "heads of width {width}: kernels take multiples of 8 to 64"
         );
+        if self.long(s) {
+            return self.launch_long(s);
+        }
         let rows = self.query_rows();
         let stages = if length <= BLOCK { 1 } else { 2 };
         s.launch(

@@ -2,7 +2,7 @@
 //!
 //! GELU is exact, `gelu(h) = h (1 + erf(h/√2)) / 2`. The layer that reads its value gets the pre-activation `h`
 //! with it ([`Gelu`]), so that its input gradient goes through `gelu'(h)` on the way out.
-use super::tiling::{Kernels, Tiling, in_vectors};
+use super::tiling::{self, Kernels, Lies, Product, Tiling, in_vectors};
 use super::weight_grad::WeightGrad;
 use super::{ROWS, row_block};
 use crate::machine::cuda::{Arg, Launch, Result, Stream};
@@ -11,6 +11,30 @@ use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
 use rayon::prelude::*;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
+
+const LINEAR: Kernels =
+    Kernels { portable: ["linear", "linear_small"], hopper: Some(["linear_wide", "linear_narrow"]) };
+const LINEAR_REAL: Kernels = Kernels { portable: ["linear_real", "linear_real_small"], hopper: None };
+const LINEAR_GELU: Kernels = Kernels {
+    portable: ["linear_gelu", "linear_gelu_small"],
+    hopper: Some(["linear_gelu_wide", "linear_gelu_narrow"]),
+};
+const LINEAR_RESIDUAL: Kernels = Kernels {
+    portable: ["linear_residual", "linear_residual_small"],
+    hopper: Some(["linear_residual_wide", "linear_residual_narrow"]),
+};
+const LINEAR_INPUT_GRAD: Kernels = Kernels {
+    portable: ["linear_input_grad", "linear_input_grad_small"],
+    hopper: Some(["linear_input_grad_wide", "linear_input_grad_narrow"]),
+};
+const LINEAR_INPUT_GRAD_GELU: Kernels = Kernels {
+    portable: ["linear_input_grad_gelu", "linear_input_grad_gelu_small"],
+    hopper: Some(["linear_input_grad_gelu_wide", "linear_input_grad_gelu_narrow"]),
+};
+const LINEAR_WEIGHT_GRAD: Kernels = Kernels {
+    portable: ["linear_weight_grad", "linear_weight_grad_small"],
+    hopper: Some(["linear_weight_grad_wide", "linear_weight_grad_narrow"]),
+};
 
 /// GELU of a linear layer's output, and what it was before.
 #[derive(Clone, Copy, Debug)]
@@ -165,24 +189,25 @@ impl Op for Linear {
     }
     fn launch(&self, s: &Stream) -> Result<()> {
         let &Linear { b, y, rows, n, k, .. } = self;
-        let operands: [Arg; 3] = [s.bf16(self.x.value).into(), s.bf16(self.w).into(), s.f32(b).into()];
-        let extents: [Arg; 3] = [rows.into(), n.into(), k.into()];
         let (kernels, rest): (Kernels, Vec<Arg>) = match self.epilogue {
-            Epilogue::Bias => (["linear", "linear_small"], vec![s.bf16(y).into()]),
-            Epilogue::Real => (["linear_real", "linear_real_small"], vec![s.f32(y).into()]),
-            Epilogue::Gelu(h) => {
-                (["linear_gelu", "linear_gelu_small"], vec![s.bf16(h).into(), s.bf16(y).into()])
+            Epilogue::Bias => (LINEAR, vec![s.bf16(y).into()]),
+            Epilogue::Real => (LINEAR_REAL, vec![s.f32(y).into()]),
+            Epilogue::Gelu(h) => (LINEAR_GELU, vec![s.bf16(h).into(), s.bf16(y).into()]),
+            Epilogue::Residual { skip, scale } => {
+                (LINEAR_RESIDUAL, vec![s.bf16(skip).into(), scale.map(|t| s.f32(t)).into(), s.bf16(y).into()])
             }
-            Epilogue::Residual { skip, scale } => (
-                ["linear_residual", "linear_residual_small"],
-                vec![s.bf16(skip).into(), scale.map(|t| s.f32(t)).into(), s.bf16(y).into()],
-            ),
         };
+        let tiling =
+            Tiling::of(s, kernels, Product { shape: [rows, n], sum: k, in_vectors: in_vectors(n, k) });
+        let x = tiling::Operand { at: s.bf16(self.x.value), shape: [rows, k], lies: Lies::Along };
+        let w = tiling::Operand { at: s.bf16(self.w), shape: [n, k], lies: Lies::Along };
+        let operands: [Arg; 3] = [tiling.left(s, x)?, tiling.right(s, w)?, s.f32(b).into()];
+        let extents: [Arg; 3] = [rows.into(), n.into(), k.into()];
         let mut args = [&operands[..], &rest, &extents].concat();
         if let Epilogue::Residual { .. } = self.epilogue {
             args.push((rows / self.samples).into());
         }
-        Tiling::of(s, [rows, n], in_vectors(n, k)).launch(s, kernels, 1, &args)
+        tiling.launch(s, &args)
     }
     fn flops(&self) -> u64 {
         2 * (self.rows * self.n * self.k) as u64
@@ -337,14 +362,15 @@ impl Op for LinearInputGrad {
     }
     fn launch(&self, s: &Stream) -> Result<()> {
         let &LinearInputGrad { dy, w, pre, dx, rows, n, k } = self;
-        let mut args: Vec<Arg> = vec![s.bf16(dy).into(), s.bf16(w).into()];
+        let kernels = if pre.is_some() { LINEAR_INPUT_GRAD_GELU } else { LINEAR_INPUT_GRAD };
+        let tiling =
+            Tiling::of(s, kernels, Product { shape: [rows, k], sum: n, in_vectors: in_vectors(n, k) });
+        let dy = tiling::Operand { at: s.bf16(dy), shape: [rows, n], lies: Lies::Along };
+        let w = tiling::Operand { at: s.bf16(w), shape: [n, k], lies: Lies::Across };
+        let mut args: Vec<Arg> = vec![tiling.left(s, dy)?, tiling.right(s, w)?];
         args.extend(pre.map(|t| s.bf16(t).into()));
         args.extend([s.bf16(dx).into(), rows.into(), n.into(), k.into()]);
-        let kernels = match pre {
-            None => ["linear_input_grad", "linear_input_grad_small"],
-            Some(_) => ["linear_input_grad_gelu", "linear_input_grad_gelu_small"],
-        };
-        Tiling::of(s, [rows, k], in_vectors(n, k)).launch(s, kernels, 1, &args)
+        tiling.launch(s, &args)
     }
     fn flops(&self) -> u64 {
         2 * (self.rows * self.n * self.k) as u64
@@ -386,15 +412,12 @@ impl Op for LinearWeightGrad {
     }
     fn launch(&self, s: &Stream) -> Result<()> {
         let [rows, n, k] = self.grad.extents();
-        let split = self.grad.split(s, in_vectors(n, k));
+        let split = self.grad.split(s, LINEAR_WEIGHT_GRAD, in_vectors(n, k));
         let parts = s.workspace(split.bytes());
-        split.launch(
-            s,
-            ["linear_weight_grad", "linear_weight_grad_small"],
-            parts,
-            &[s.bf16(self.dy).into(), s.bf16(self.x).into()],
-            &[rows.into(), n.into(), k.into()],
-        )
+        let dy = tiling::Operand { at: s.bf16(self.dy), shape: [rows, n], lies: Lies::Across };
+        let x = tiling::Operand { at: s.bf16(self.x), shape: [rows, k], lies: Lies::Across };
+        let operands = [split.tiling().left(s, dy)?, split.tiling().right(s, x)?];
+        split.launch(s, parts, &operands, &[rows.into(), n.into(), k.into()])
     }
     fn flops(&self) -> u64 {
         self.grad.flops()

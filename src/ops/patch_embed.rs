@@ -1,12 +1,16 @@
 //! `y[b, i] = w · patch(volume[b], ids[b, i]) + b`: a strided 3-D convolution at the kept patches only.
 use super::Patches;
 use super::linear::affine;
-use super::tiling::Tiling;
+use super::tiling::{Kernels, Product, Tiling};
 use super::weight_grad::WeightGrad;
 use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
 use crate::machine::{Mat, Mem, Real};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
 use rayon::prelude::*;
+
+const PATCH_EMBED: Kernels = Kernels { portable: ["patch_embed", "patch_embed_small"], hopper: None };
+const PATCH_EMBED_GRAD: Kernels =
+    Kernels { portable: ["patch_embed_grad", "patch_embed_grad_small"], hopper: None };
 
 /// Records the embedding of patches `ids: [B, K]` of `volume: [B, C, X, Y, Z]` by `w: [D, C, p, p, p]` and
 /// `b: [D]`. Returns `[B, K, D]`. No gradient flows to the volume.
@@ -110,8 +114,9 @@ impl Op for PatchEmbed {
         let (operand, extents) = x.launch(s, s.workspace(x.bytes()), dim)?;
         let rest: [Arg; 3] = [s.bf16(w).into(), s.f32(b).into(), s.bf16(y).into()];
         let args = [&operand[..], &rest, &extents].concat();
-        let tiling = Tiling::of(s, [x.count(), dim], x.in_vectors(dim));
-        tiling.launch(s, ["patch_embed", "patch_embed_small"], 1, &args)
+        let product =
+            Product { shape: [x.count(), dim], sum: x.patches.values(), in_vectors: x.in_vectors(dim) };
+        Tiling::of(s, PATCH_EMBED, product).launch(s, &args)
     }
     fn flops(&self) -> u64 {
         2 * (self.x.count() * self.dim * self.x.patches.values()) as u64
@@ -142,11 +147,11 @@ impl Op for PatchEmbedGrad {
     }
     fn launch(&self, s: &Stream) -> Result<()> {
         let &PatchEmbedGrad { x, dy, dim, grad } = self;
-        let split = grad.split(s, x.in_vectors(dim));
+        let split = grad.split(s, PATCH_EMBED_GRAD, x.in_vectors(dim));
         let parts = s.workspace(split.bytes() + x.bytes());
         let (operand, extents) = x.launch(s, parts.offset(split.bytes()), dim)?;
         let operands = [&operand[..], &[s.bf16(dy).into()]].concat();
-        split.launch(s, ["patch_embed_grad", "patch_embed_grad_small"], parts, &operands, &extents)
+        split.launch(s, parts, &operands, &extents)
     }
     fn flops(&self) -> u64 {
         self.grad.flops()

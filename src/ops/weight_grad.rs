@@ -1,5 +1,5 @@
 //! The gradients of a linear layer's weights and biases, for whatever gives its rows.
-use super::tiling::{Kernels, Tiling};
+use super::tiling::{Kernels, Product, Tiling};
 use super::{ROWS, column_sum};
 use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, gemm};
@@ -55,11 +55,10 @@ impl WeightGrad {
         column_sum(partial, db);
     }
     /// How kernels split it.
-    pub(super) fn split(&self, s: &Stream, in_vectors: bool) -> Split {
+    pub(super) fn split(&self, s: &Stream, kernels: Kernels, in_vectors: bool) -> Split {
         let &WeightGrad { rows, n, k, .. } = self;
-        let tiling = Tiling::of_weights([n, k], in_vectors);
-        let rows_each = tiling.split(rows, s.processors());
-        Split { grad: *self, tiling, rows_each, count: rows.div_ceil(rows_each) }
+        let product = Product { shape: [n, k], sum: rows, in_vectors };
+        Split { grad: *self, tiling: Tiling::of_split(s, kernels, product) }
     }
 }
 
@@ -69,35 +68,31 @@ impl WeightGrad {
 pub(super) struct Split {
     grad: WeightGrad,
     tiling: Tiling,
-    rows_each: usize,
-    count: usize,
 }
 
 impl Split {
     /// Numbers in a part, whole vectors of 4; a single one needs no room.
     fn stride(&self) -> usize {
-        if self.count == 1 { 0 } else { (self.grad.n * (self.grad.k + 1)).next_multiple_of(4) }
+        if self.tiling.splits() == 1 { 0 } else { (self.grad.n * (self.grad.k + 1)).next_multiple_of(4) }
     }
     /// Bytes of all parts.
     pub(super) fn bytes(&self) -> usize {
-        self.count * self.stride() * size_of::<f32>()
+        self.tiling.splits() * self.stride() * size_of::<f32>()
     }
-    /// Launches `kernels` on `operands` and `extents`, with room for the parts at `parts`.
-    pub(super) fn launch(
-        &self,
-        s: &Stream,
-        kernels: Kernels,
-        parts: Ptr,
-        operands: &[Arg],
-        extents: &[Arg],
-    ) -> Result<()> {
+    /// How the product is cut.
+    pub(super) fn tiling(&self) -> &Tiling {
+        &self.tiling
+    }
+    /// Launches the kernel on `operands` and `extents`, with room for the parts at `parts`.
+    pub(super) fn launch(&self, s: &Stream, parts: Ptr, operands: &[Arg], extents: &[Arg]) -> Result<()> {
         const BLOCK: usize = 256; // threads, each with 4 numbers
-        let &Split { grad: WeightGrad { n, k, .. }, count, .. } = self;
+        let WeightGrad { n, k, .. } = self.grad;
+        let count = self.tiling.splits();
         let left = [s.f32(self.grad.dw), s.f32(self.grad.db)];
         let to = if count == 1 { left } else { [parts, parts.offset(n * k * size_of::<f32>())] };
-        let split: [Arg; 2] = [self.rows_each.into(), self.stride().into()];
+        let split: [Arg; 2] = [self.tiling.each().into(), self.stride().into()];
         let args = [operands, &to.map(Arg::from), extents, &split].concat();
-        self.tiling.launch(s, kernels, count, &args)?;
+        self.tiling.launch(s, &args)?;
         if count == 1 {
             return Ok(());
         }

@@ -1,4 +1,5 @@
 //! What a machine can reach at best, measured before anything is compared with it.
+use crate::cases::timed::Kind;
 use crate::machine::philox::{Philox, Purpose};
 use crate::machine::{Driver, Into, Mat, MatMut, Memory, Threads, cuda, gemm};
 use crate::ops;
@@ -18,6 +19,20 @@ pub(super) struct Ceilings {
 }
 
 impl Ceilings {
+    /// Microseconds below which an operation cannot come: its products at the rate of a large product, or its bytes at
+    /// that of a large copy, whichever takes longer. Nothing where neither is known.
+    pub(super) fn floor(&self, kind: &Kind) -> Option<f64> {
+        let products = Some(self.us_products(kind)).filter(|us| *us > 0.0);
+        products.into_iter().chain(self.us_memory(kind)).reduce(f64::max)
+    }
+    /// Microseconds of its products.
+    pub(super) fn us_products(&self, kind: &Kind) -> f64 {
+        kind.flops as f64 / self.gflops / 1e3
+    }
+    /// Microseconds of its bytes.
+    pub(super) fn us_memory(&self, kind: &Kind) -> Option<f64> {
+        self.gbs.map(|gbs| kind.bytes as f64 / gbs / 1e3)
+    }
     pub(super) fn measure(device: &Device) -> cuda::Result<Ceilings> {
         match device {
             Device::Cpu => {

@@ -19,8 +19,9 @@ use std::process::ExitCode;
 /// Measure how fast this machine trains.
 ///
 /// `step` times whole training steps (forward, backward, clipping, AdamW) on random volumes, and says which operations
-/// take the time. `ops` times each operation of the step by itself. `all` does both for every preset, pretraining and
-/// fine-tuning.
+/// take the time. `ops` times each operation of the step by itself, and says how far it is above its floor: its products
+/// at the speed of a large product, or its bytes at that of a copy; the largest gap comes first. `all` does both for
+/// every preset, pretraining and fine-tuning. `floor` prints the floors of a step on a GPU of given --ceilings, and needs none.
 ///
 /// A processor computes in f32; its ceiling is the best of several products, and operations find in the cache what fits
 /// there. A GPU computes in bf16 and replays graphs; its ceilings are a product of 8192 x 8192 matrices by these
@@ -55,6 +56,9 @@ pub struct Args {
     /// Steps that are timed, or times that each operation is.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
+    /// TFLOP/s of a large product and TB/s of a large copy, for `floor`; by default those measured on an H200
+    #[arg(long, num_args = 2, value_names = ["TFLOPS", "TBS"], default_values_t = [790.0, 4.3])]
+    pub ceilings: Vec<f64>,
     /// Instead of timing, run one step and print what each operation wrote: shape, mean, NaN count, microseconds.
     #[arg(long, conflicts_with = "json")]
     pub trace: bool,
@@ -72,6 +76,8 @@ pub enum What {
     Ops,
     /// Both, for all presets.
     All,
+    /// What the operations of a step cannot be faster than.
+    Floor,
 }
 
 /// Runs the command.
@@ -84,33 +90,47 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         return Err(format!("--grid {x} {y} {z} is not a whole number of patches of {}³", args.patch).into());
     }
     let (grid, patch, batch) = ([x, y, z], args.patch, args.batch.into());
-    let device = args.device.open()?;
     let setup = |preset, mode| Setup { preset, mode, grid, patch, batch };
     if args.trace {
         let step = TrainingStep::new(setup(args.preset, args.mode));
-        let mut machine = step.machine(&device, false)?;
+        let mut machine = step.machine(&args.device.open()?, false)?;
         step::print_trace(&program::trace(&mut *machine)?);
         return Ok(ExitCode::SUCCESS);
     }
-    let ceilings = Ceilings::measure(&device)?;
-    let mut found = Vec::new();
-    match args.what {
-        What::Step => found.push(one_step(setup(args.preset, args.mode), &device, ceilings, args)?),
-        What::Ops => found.push(one_ops(setup(args.preset, args.mode), &device, ceilings, args)?),
-        What::All => {
-            for &preset in Preset::value_variants() {
-                for &mode in Mode::value_variants() {
-                    found.push(one_step(setup(preset, mode), &device, ceilings, args)?);
-                    found.push(one_ops(setup(preset, mode), &device, ceilings, args)?);
-                }
-            }
-        }
-    }
+    let found = match args.what {
+        What::Floor => vec![floors(setup(args.preset, args.mode), args)?],
+        _ => timed(&args.device.open()?, args, setup)?,
+    };
     if let Some(file) = &args.json {
         let found = if let [one] = &found[..] { one.clone() } else { Value::Array(found) };
         write_json(file, &found)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is timed on a device.
+fn timed(
+    device: &program::Device,
+    args: &Args,
+    setup: impl Fn(Preset, Mode) -> Setup,
+) -> Result<Vec<Value>, Box<dyn Error>> {
+    let ceilings = Ceilings::measure(device)?;
+    let mut found = Vec::new();
+    let setups: Vec<Setup> = if args.what == What::All {
+        let modes = |&preset: &Preset| Mode::value_variants().iter().map(move |&mode| (preset, mode));
+        Preset::value_variants().iter().flat_map(modes).map(|(preset, mode)| setup(preset, mode)).collect()
+    } else {
+        vec![setup(args.preset, args.mode)]
+    };
+    for setup in setups {
+        if [What::Step, What::All].contains(&args.what) {
+            found.push(one_step(setup, device, ceilings, args)?);
+        }
+        if [What::Ops, What::All].contains(&args.what) {
+            found.push(one_ops(setup, device, ceilings, args)?);
+        }
+    }
+    Ok(found)
 }
 
 fn one_step(
@@ -140,11 +160,28 @@ fn one_ops(
     Ok(described(json!({ "ops": found, "ceilings": ceilings }), &setup, device))
 }
 
-/// With what was run, and where.
-fn described(mut found: Value, setup: &Setup, device: &program::Device) -> Value {
+/// The floors of a step on a device of the given ceilings.
+fn floors(setup: Setup, args: &Args) -> Result<Value, Box<dyn Error>> {
+    let &[tflops, tbs] = &args.ceilings[..] else { return Err("--ceilings takes two numbers".into()) };
+    let ceilings = Ceilings { gflops: 1e3 * tflops, gbs: Some(1e3 * tbs) };
+    let found = ops::floors(&TrainingStep::new(setup), ceilings);
+    if args.json.is_none() {
+        println!("{setup}, at {tflops} TFLOP/s and {tbs} TB/s");
+        ops::print_floors(&found);
+    }
+    Ok(with_setup(json!({ "ops": found, "ceilings": ceilings }), &setup))
+}
+
+fn with_setup(mut found: Value, setup: &Setup) -> Value {
     for (key, value) in json!(setup).as_object().into_iter().flatten() {
         found[key] = value.clone();
     }
+    found
+}
+
+/// With what was run, and where.
+fn described(found: Value, setup: &Setup, device: &program::Device) -> Value {
+    let mut found = with_setup(found, setup);
     match device {
         program::Device::Cpu => found["threads"] = json!(rayon::current_num_threads()),
         program::Device::Cuda(driver) => found["device"] = json!(driver.name()),
@@ -169,14 +206,18 @@ mod tests {
     fn args(what: What, device: Device, trace: bool, json: bool) -> Args {
         let json = json.then(|| PathBuf::from("-"));
         let (preset, mode, grid) = (Preset::Tiny, Mode::Pretrain, vec![32, 32, 48]);
-        Args { what, preset, mode, grid, patch: 16, batch: 1, device, steps: 1, trace, json }
+        let ceilings = vec![790.0, 4.3];
+        Args { what, preset, mode, grid, patch: 16, batch: 1, device, steps: 1, ceilings, trace, json }
     }
 
     #[test]
     fn steps_and_operations_are_timed_and_traced() {
-        for (what, trace, json) in
-            [(What::Step, false, false), (What::Ops, false, true), (What::Step, true, false)]
-        {
+        for (what, trace, json) in [
+            (What::Step, false, false),
+            (What::Ops, false, true),
+            (What::Step, true, false),
+            (What::Floor, false, false),
+        ] {
             assert_eq!(run(&args(what, Device::Cpu, trace, json)).unwrap(), ExitCode::SUCCESS);
         }
     }

@@ -17,8 +17,15 @@ pub(super) struct TimedKind {
     us_median: f64,
     /// Work over the median: GFLOP/s where there are matrix products, GB/s elsewhere.
     speed: f64,
-    /// Share of the measured ceiling; nothing where there is none.
-    ceiling_share: Option<f64>,
+    /// What the measured ceilings allow it at best; nothing where there are none.
+    us_floor: Option<f64>,
+}
+
+impl TimedKind {
+    /// What a step would gain if all operations of this kind came down to their floor.
+    fn gap(&self) -> f64 {
+        (self.us_median - self.us_floor.unwrap_or(0.0)) * self.kind.times as f64
+    }
 }
 
 pub(super) fn measure(
@@ -47,22 +54,20 @@ pub(super) fn measure(
         let mut times = (0..runs).map(|_| once()).collect::<cuda::Result<Vec<f64>>>()?;
         times.sort_by(f64::total_cmp);
         let (us_min, us_median) = (times[0], times[times.len() / 2]);
-        let (work, ceiling) =
-            if kind.flops > 0 { (kind.flops, Some(ceilings.gflops)) } else { (kind.bytes, ceilings.gbs) };
-        let speed = work as f64 / us_median / 1e3;
-        let ceiling_share = ceiling.map(|ceiling| speed / ceiling);
-        found.push(TimedKind { kind, us_min, us_median, speed, ceiling_share });
+        let work = if kind.flops > 0 { kind.flops } else { kind.bytes };
+        let (speed, us_floor) = (work as f64 / us_median / 1e3, ceilings.floor(&kind));
+        found.push(TimedKind { kind, us_min, us_median, speed, us_floor });
     }
     Ok(found)
 }
 
-/// A table with the operations that take most of a step first.
+/// A table with the largest gap between an operation and its floor first.
 pub(super) fn print(found: &[TimedKind]) {
     let total: f64 = found.iter().map(|f| f.us_median * f.kind.times as f64).sum();
     let mut rows: Vec<_> = found.iter().collect();
-    rows.sort_by(|a, b| (b.us_median * b.kind.times as f64).total_cmp(&(a.us_median * a.kind.times as f64)));
+    rows.sort_by(|a, b| b.gap().total_cmp(&a.gap()));
     println!(
-        "{:20} {:34} {:>5} {:>10} {:>10} {:>7} {:>14} {:>8}",
+        "{:20} {:34} {:>5} {:>10} {:>10} {:>7} {:>14} {:>10} {:>7}",
         "operation",
         "largest read -> largest write",
         "times",
@@ -70,17 +75,78 @@ pub(super) fn print(found: &[TimedKind]) {
         "us median",
         "share",
         "speed",
-        "ceiling"
+        "us floor",
+        "over"
     );
-    for TimedKind { kind, us_min, us_median, speed, ceiling_share } in rows {
+    for TimedKind { kind, us_min, us_median, speed, us_floor } in rows {
         let unit = if kind.flops > 0 { "GFLOP/s" } else { "GB/s" };
-        let ceiling = ceiling_share.map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
+        let floor = us_floor.map_or_else(|| "-".to_owned(), |us| format!("{us:.1}"));
+        let over = us_floor.map_or_else(|| "-".to_owned(), |us| format!("{:.2}", us_median / us));
         println!(
-            "{:20} {:34} {:5} {us_min:10.1} {us_median:10.1} {:6.1}% {speed:7.1} {unit:7} {ceiling:>8}",
+            "{:20} {:34} {:5} {us_min:10.1} {us_median:10.1} {:6.1}% {speed:7.1} {unit:7} {floor:>10} {over:>7}",
             kind.name,
             kind.shape(),
             kind.times,
             100.0 * us_median * kind.times as f64 / total,
         );
     }
+    let floors: Option<f64> = found.iter().map(|f| Some(f.us_floor? * f.kind.times as f64)).sum();
+    match floors {
+        Some(floor) => {
+            println!("all: {total:.0} us, {:.2} times their floor of {floor:.0} us", total / floor)
+        }
+        None => println!("all: {total:.0} us"),
+    }
+}
+
+/// A kind of operation, and what bounds it on a device of given ceilings.
+#[derive(Serialize)]
+pub(super) struct Floor {
+    #[serde(flatten)]
+    kind: Kind,
+    us_products: f64,
+    us_memory: f64,
+}
+
+impl Floor {
+    fn us(&self) -> f64 {
+        self.us_products.max(self.us_memory)
+    }
+    fn of_step(&self) -> f64 {
+        self.us() * self.kind.times as f64
+    }
+}
+
+/// What the operations of a step cannot be faster than on a GPU; those that take most of the step first.
+pub(super) fn floors(step: &TrainingStep, ceilings: Ceilings) -> Vec<Floor> {
+    let floor = |kind: Kind| {
+        let (us_products, us_memory) = (ceilings.us_products(&kind), ceilings.us_memory(&kind));
+        Floor { us_products, us_memory: us_memory.unwrap_or(0.0), kind }
+    };
+    let mut floors: Vec<Floor> = step.kinds(WIDTHS).into_iter().map(floor).collect();
+    floors.sort_by(|a, b| b.of_step().total_cmp(&a.of_step()));
+    floors
+}
+
+pub(super) fn print_floors(floors: &[Floor]) {
+    let total: f64 = floors.iter().map(Floor::of_step).sum();
+    println!(
+        "{:20} {:34} {:>5} {:>10} {:>10} {:>10} {:>7} {:>9}",
+        "operation", "largest read -> largest write", "times", "MFLOP", "KB", "us floor", "share", "bound by"
+    );
+    for floor in floors {
+        let kind = &floor.kind;
+        println!(
+            "{:20} {:34} {:5} {:10.1} {:10.1} {:10.2} {:6.1}% {:>9}",
+            kind.name,
+            kind.shape(),
+            kind.times,
+            kind.flops as f64 / 1e6,
+            kind.bytes as f64 / 1e3,
+            floor.us(),
+            100.0 * floor.of_step() / total,
+            if floor.us_products > floor.us_memory { "products" } else { "memory" },
+        );
+    }
+    println!("all: {total:.0} us");
 }

@@ -1,0 +1,132 @@
+//! What the compiler made of the kernels, read from the code itself: a kernel that is as it was meant has these
+//! instructions, and one that has lost its speed (products on the wrong units, loads past the copy engines, variables
+//! in memory) still computes the right numbers. Needs cuobjdump, which is among the wheels of requirements-cuda.txt.
+#![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
+use gyrus::machine::kernels::{IMAGES, REPORT};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+use std::{env, fs};
+
+/// Of the kernels of a file with one of these names: opcodes that each has, and that none has.
+struct Expected {
+    file: &'static str,
+    kernels: &'static [&'static str],
+    has: &'static [&'static str],
+    lacks: &'static [&'static str],
+}
+
+const PRODUCTS: [&str; 4] = ["HMMA.16816.F32.BF16", "LDSM.16.M", "LDGSTS", "STG.E.128"];
+const HOPPER: [&str; 6] =
+    ["HGMMA.64x", "UTMALDG.2D", "SYNCS.PHASECHK", "WARPGROUP.DEPBAR", "USETMAXREG", "STG.E.128"];
+
+const EXPECTED: [Expected; 5] = [
+    Expected {
+        file: "linear",
+        kernels: &["linear", "linear_gelu", "linear_residual", "linear_input_grad", "linear_weight_grad"],
+        has: &PRODUCTS,
+        lacks: &[],
+    },
+    Expected {
+        file: "linear_sm90",
+        kernels: &[
+            "linear_wide",
+            "linear_narrow",
+            "linear_gelu_wide",
+            "linear_gelu_narrow",
+            "linear_residual_wide",
+            "linear_residual_narrow",
+            "linear_input_grad_wide",
+            "linear_input_grad_narrow",
+            "linear_input_grad_gelu_wide",
+            "linear_input_grad_gelu_narrow",
+            "linear_weight_grad_wide",
+            "linear_weight_grad_narrow",
+        ],
+        has: &HOPPER,
+        // Loads by threads, and products of single warps.
+        lacks: &["LDGSTS", "LDSM", " HMMA"],
+    },
+    Expected {
+        file: "attention_sm90",
+        kernels: &["attention_long"],
+        has: &["HGMMA.64x128x16", "HGMMA.64x64x16", "UTMALDG.3D", "MUFU.EX2", "USETMAXREG", "STG.E.128"],
+        lacks: &["LDGSTS", " HMMA"],
+    },
+    Expected { file: "layer_norm", kernels: &[], has: &["LDG.E.128", "STG.E.128"], lacks: &[] },
+    Expected { file: "optimiser", kernels: &["adamw"], has: &["LDG.E.128", "STG.E.128"], lacks: &[] },
+];
+
+/// cuobjdump: beside nvcc in the wheels, or on the path.
+fn cuobjdump() -> Option<PathBuf> {
+    let wheel = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(".cuda/nvidia/cu13/bin/cuobjdump");
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).map(|dir| dir.join("cuobjdump"));
+    std::iter::once(wheel).chain(places).find(|place| place.is_file())
+}
+
+/// The instructions of each kernel of a fatbin, for the newest architecture that it holds.
+fn instructions(cuobjdump: &PathBuf, file: &str, image: &[u8]) -> BTreeMap<String, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let fatbin = folder.path().join(file).with_extension("fatbin");
+    fs::write(&fatbin, image).unwrap();
+    let out = Command::new(cuobjdump).args(["-sass", "-arch", "sm_90a"]).arg(&fatbin).output().unwrap();
+    assert!(out.status.success(), "{file}: {}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let functions = text.split("Function : ").skip(1);
+    functions.map(|f| f.split_once('\n').unwrap()).map(|(n, c)| (n.trim().to_owned(), c.to_owned())).collect()
+}
+
+#[test]
+fn kernels_are_made_of_the_instructions_they_are_meant_to_have() {
+    if IMAGES.is_empty() {
+        println!("skipped: this build has no kernels");
+        return;
+    }
+    let Some(cuobjdump) = cuobjdump() else {
+        assert_ne!(env::var("GYRUS_CUDA").as_deref(), Ok("require"), "there is no cuobjdump");
+        println!("skipped: there is no cuobjdump");
+        return;
+    };
+    let mut wrong = Vec::new();
+    for (file, image) in IMAGES {
+        let code = instructions(&cuobjdump, file, image);
+        assert!(!code.is_empty(), "{file} has no code for sm_90a");
+        for (kernel, code) in &code {
+            // Local memory: what does not fit the registers.
+            let local = ["LDL", "STL"].into_iter().filter(|op| code.contains(&format!(" {op}")));
+            wrong.extend(local.map(|op| format!("{kernel} has {op}")));
+        }
+        for expected in EXPECTED.iter().filter(|e| e.file == *file) {
+            let all: Vec<&str> = code.keys().map(String::as_str).collect();
+            let kernels = if expected.kernels.is_empty() { &all[..] } else { expected.kernels };
+            for kernel in kernels {
+                let code = code.get(*kernel).unwrap_or_else(|| panic!("{file} has no {kernel}"));
+                let lacking = expected.has.iter().filter(|op| !code.contains(**op));
+                wrong.extend(lacking.map(|op| format!("{kernel} lacks {op}")));
+                let having = expected.lacks.iter().filter(|op| code.contains(**op));
+                wrong.extend(having.map(|op| format!("{kernel} has {op}")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A warpgroup that produces and two that consume start with equal shares of the registers; two blocks of the others
+/// share a multiprocessor.
+#[test]
+fn kernels_of_products_fit_the_registers() {
+    let mut seen = 0;
+    for line in REPORT.lines() {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let (kernel, registers): (&str, u32) = (fields[0], fields[2].parse().unwrap());
+        if !kernel.starts_with("linear") {
+            continue;
+        }
+        let hopper = kernel.ends_with("_wide") || kernel.ends_with("_narrow");
+        let (threads, blocks) = if hopper { (384, 1) } else { (128, 2) };
+        assert!(registers * threads * blocks <= 65_536, "{kernel}: {registers} registers");
+        seen += 1;
+    }
+    assert!(seen > 0 || IMAGES.is_empty());
+}
