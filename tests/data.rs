@@ -1,7 +1,7 @@
 //! A dataset becomes a cache: with a file that is broken, after a run that was stopped, and on real heads.
 #![allow(clippy::unwrap_used, reason = "a test says no more than that it failed")]
 use gyrus::{
-    data::{self, Cache, Error, Report, phantom},
+    data::{self, Cache, Error, Report, phantom::Cohort},
     image::{BACKGROUND, Preprocessing},
 };
 use std::{
