@@ -27,7 +27,7 @@ fn linear() -> Vec<Case> {
         [40, 9, 330],
         [136, 136, 264],
         [520, 16, 24],
-        [264, 520, 456],
+        [136, 520, 456],
     ] {
         let shape = format!("{rows} x {k} -> {n}");
         let layer = move |r: &mut Recorder| [r.param(&[rows, k]), r.param(&[n, k]), r.param(&[n])];

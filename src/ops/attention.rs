@@ -4,7 +4,7 @@
 //! place. Scores exist one tile of query rows at a time; forward keeps only the log of each row's sum of
 //! exponentials, from which the gradient recomputes the weights. A sequence without keys yields zeros.
 use super::lanes;
-use crate::machine::cuda::{Launch, Result, Stream};
+use crate::machine::cuda::{Arg, Launch, Result, Stream};
 use crate::machine::driver::Boxed;
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_head, gemm, scratch};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
@@ -23,6 +23,10 @@ const ROW: usize = 128;
 const STAGE: usize = 2 * BLOCK * ROW;
 /// Bytes of a row's statistics.
 const STATISTICS: usize = 8;
+/// Bytes of a ring of pairs of tiles with three barriers a stage. What holds tiles is a whole number of KiB.
+fn ring(rows: usize, stages: usize) -> usize {
+    (stages * (2 * rows * ROW + 3 * 8)).next_multiple_of(1024)
+}
 /// The longest sequence whose gradient one block of a kernel computes whole: two such blocks fit a multiprocessor.
 const WHOLE: usize = 96;
 
@@ -80,29 +84,30 @@ impl Attention {
         s.hopper() && self.lengths.is_none() && width == 64 && length >= LONG_BLOCK
     }
     fn launch_long(&self, s: &Stream) -> Result<()> {
-        let [batch, length, heads, width] = self.shape;
-        let qkv = Boxed {
-            at: s.bf16(self.qkv).0,
-            shape: vec![batch, length, 3 * heads * width],
-            of_box: [LONG_BLOCK, width],
-        };
-        // Queries, three stages of keys and values, ten barriers.
-        let shared = LONG_BLOCK * ROW + 3 * 2 * LONG_BLOCK * ROW + 10 * 8;
+        let length = self.shape[1];
         s.launch(
-            Launch {
-                kernel: "attention_long",
-                grid: [length.div_ceil(LONG_BLOCK), heads, batch],
-                block: 384,
-                shared,
-            },
+            // Queries, a ring of three stages, one more barrier.
+            self.long_launch("attention_long", LONG_BLOCK * ROW + ring(LONG_BLOCK, 3) + 1024),
             &[
-                s.tensor_map(&qkv)?,
+                self.boxes(s, self.qkv, LONG_BLOCK)?,
                 s.bf16(self.y).into(),
                 s.f32(self.log_sum).into(),
                 length.into(),
                 self.scale::<f32>().into(),
             ],
         )
+    }
+    /// A launch of a kernel for long sequences: a warpgroup that loads and two that multiply own a block.
+    fn long_launch(&self, kernel: &'static str, shared: usize) -> Launch {
+        let [batch, length, heads, _] = self.shape;
+        Launch { kernel, grid: [length.div_ceil(LONG_BLOCK), heads, batch], block: 384, shared }
+    }
+    /// How TMA cuts boxes of `rows` rows of a head from a tensor of tokens.
+    fn boxes(&self, s: &Stream, t: Tensor, rows: usize) -> Result<Arg> {
+        let [batch, length, heads, width] = self.shape;
+        let parts = if t == self.qkv { 3 } else { 1 };
+        let shape = vec![batch, length, parts * heads * width];
+        s.tensor_map(&Boxed { at: s.bf16(t).0, shape, of_box: [rows, width] })
     }
     fn scale<F: Real>(&self) -> F {
         F::of(1.0 / (self.shape[3] as f64).sqrt())
@@ -236,6 +241,38 @@ struct AttentionGrad {
     dqkv: Tensor,
 }
 
+impl AttentionGrad {
+    fn launch_long(&self, s: &Stream) -> Result<()> {
+        const OTHER_BLOCK: usize = 64; // queries that meet a block of keys
+        let of = self.of;
+        let [batch, length, heads, _] = of.shape;
+        let (dy, dqkv) = (s.bf16(self.dy), s.bf16(self.dqkv));
+        let statistics = s.workspace(batch * heads * length * STATISTICS);
+        let shape: [Arg; 2] = [length.into(), of.scale::<f32>().into()];
+        // What the block owns, two tiles and their barrier, and a ring.
+        let shared = |rows, stages| 2 * LONG_BLOCK * ROW + 1024 + ring(rows, stages);
+        let queries: [Arg; 7] = [
+            of.boxes(s, of.qkv, LONG_BLOCK)?,
+            of.boxes(s, self.dy, LONG_BLOCK)?,
+            dy.into(),
+            s.bf16(of.y).into(),
+            s.f32(of.log_sum).into(),
+            dqkv.into(),
+            statistics.into(),
+        ];
+        let launch = of.long_launch("attention_long_grad_q", shared(LONG_BLOCK, 3));
+        s.launch(launch, &[&queries[..], &shape].concat())?;
+        let keys: [Arg; 4] = [
+            of.boxes(s, of.qkv, OTHER_BLOCK)?,
+            of.boxes(s, self.dy, OTHER_BLOCK)?,
+            statistics.into(),
+            dqkv.into(),
+        ];
+        let launch = of.long_launch("attention_long_grad_kv", shared(OTHER_BLOCK, 4));
+        s.launch(launch, &[&keys[..], &shape].concat())
+    }
+}
+
 impl Op for AttentionGrad {
     fn io(&self) -> Io {
         let Attention { qkv, lengths, y, log_sum, .. } = self.of;
@@ -247,6 +284,9 @@ impl Op for AttentionGrad {
         let (dy, qkv, dqkv) = (s.bf16(self.dy), s.bf16(of.qkv), s.bf16(self.dqkv));
         let (y, log_sum, lengths) = (s.bf16(of.y), s.f32(of.log_sum), of.lengths.map(|l| s.indices(l)));
         let shape = [length.into(), width.into(), of.scale::<f32>().into()];
+        if of.long(s) {
+            return self.launch_long(s);
+        }
         if length <= WHOLE {
             let rows = length.next_multiple_of(32);
             let launch = Launch {

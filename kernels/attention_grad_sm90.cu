@@ -1,0 +1,249 @@
+// The gradient of attention_sm90.cu, as two kernels without atomics or partial sums, as in attention.cu:
+//
+//   dp = dy v^T    ds = p (dp - rowsum(dy y))    dq = scale ds k    dk = scale ds^T q    dv = p^T dy
+//
+// Blocks own 128 queries, or 128 keys, of one head, and stream the rows those meet through a ring: 128 keys and
+// values, or 64 queries and dy. A warpgroup of 64 rows has scores and dp in registers at once, turns them into
+// weights and the scores' gradient there, and hands these to the next products as left operands. The next
+// block's scores are begun before them, so that the tensor cores are busy while exponentials are taken.
+//
+// The queries' kernel leaves the statistics of rows for the keys' one: log2 of the sum of exponentials, and
+// rowsum(dy y). Bound by the tensor cores: 7 products of 64 x 128 x 64 for 64 rows and 128 others.
+#include "attention_sm90.cuh"
+
+using namespace attn;
+using namespace hopper;
+
+namespace {
+
+using Statistics = float2;
+
+// --- Of queries --------------------------------------------------------------------------------------------
+
+constexpr int KEYS = 128, KEY_STAGES = 3;
+
+struct SharedQ {
+  Own own;  // queries and dy
+  Ring<KEYS, KEY_STAGES> ring;  // keys and values
+};
+
+// Statistics of the two rows that a thread holds; the four threads of a row each add up 16 columns.
+__device__ __forceinline__ void row_statistics(Statistics (&own)[2], const Head& head,
+    const bf16* __restrict__ dy, const bf16* __restrict__ y, const float* __restrict__ log_sum,
+    Statistics* __restrict__ statistics, int first, int length) {
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    const int row = first + warp_row() + half * 8 + lane_id() / 4;
+    float delta = 0.0f;
+    if (row < length) {
+#pragma unroll
+      for (int i = 0; i < 2; i++) {
+        const size_t at = head.y + static_cast<size_t>(row) * head.y_stride + (i * 4 + lane_id() % 4) * 8;
+        float terms[8], other[8];
+        load(dy + at, terms);
+        load(y + at, other);
+#pragma unroll
+        for (int c = 0; c < 8; c++) terms[c] *= other[c];
+        delta += sum(terms);
+      }
+    }
+    delta = row_sum(delta);
+    own[half] = make_float2(row < length ? log_sum[head.row + row] * LOG2_E : 0.0f, delta);
+    if (row < length && lane_id() % 4 == 0) statistics[head.row + row] = own[half];
+  }
+}
+
+__device__ __forceinline__ void query_grads(
+    SharedQ* shared, const bf16* __restrict__ dy, const bf16* __restrict__ y,
+    const float* __restrict__ log_sum, bf16* __restrict__ dqkv, Statistics* __restrict__ statistics,
+    int first, int length, float score_scale) {
+  const Head head = this_head(nullptr, length, HEAD_WIDTH);
+  const int blocks = (length + KEYS - 1) / KEYS;
+  const float scale2 = score_scale * LOG2_E;
+  const uint32_t queries = ptx::smem_u32(shared->own.first) + part() * SIXTY_FOUR_ROWS;
+  const uint32_t dy_rows = ptx::smem_u32(shared->own.second) + part() * SIXTY_FOUR_ROWS;
+  auto& ring = shared->ring;
+  Statistics own[2];
+  row_statistics(own, head, dy, y, log_sum, statistics, first, length);
+  ptx::mbar_wait(ptx::smem_u32(&shared->own.full), 0);
+
+  float s[KEYS / 2], dp[KEYS / 2], dq[HEAD_WIDTH / 2] = {};
+  uint32_t ds[KEYS / 16][4];
+  const auto begin_scores = [&](int block) {
+    const uint32_t keys = ring.first(block), values = ring.second(block);
+    ptx::wgmma_fence();
+    begin_product<KEYS>(s, queries, keys);
+    begin_product<KEYS>(dp, dy_rows, values);
+    ptx::wgmma_commit();
+  };
+  const auto begin_sums = [&](int block) {
+    const uint32_t keys = ring.first(block);
+    ptx::wgmma_fence();
+    begin_addition<KEYS>(dq, ds, keys);
+    ptx::wgmma_commit();
+  };
+  // The scores' gradient, once that of the block before has been used.
+  const auto score_grads = [&](int block) {
+#pragma unroll
+    for (int i = 0; i < KEYS / 2; i++) {
+      const Statistics row = own[i / 2 % 2];
+      s[i] = ptx::exp2_approx(fmaf(s[i], scale2, -row.x)) * (dp[i] - row.y);
+    }
+    ptx::wgmma_wait<0>();
+    if (block > 0) ring.give_back(block - 1);
+    to_operand<KEYS>(ds, s);
+  };
+  begin_scores(0);
+  ptx::wgmma_wait<0>();
+  for (int block = 0; block < blocks - 1; block++) {
+    score_grads(block);
+    begin_scores(block + 1);
+    begin_sums(block);
+    ptx::wgmma_wait<1>();  // the scores
+  }
+  hopper::mask<KEYS>(s, (blocks - 1) * KEYS, length);
+  score_grads(blocks - 1);
+  begin_sums(blocks - 1);
+  ptx::wgmma_wait<0>();
+
+  ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its queries
+  store_sums(dqkv + head.q, head.stride, first + warp_row(), length, dq, {score_scale, score_scale},
+             shared->own.first + warp_row() * HEAD_WIDTH);
+}
+
+// --- Of keys and values ------------------------------------------------------------------------------------
+
+constexpr int QUERIES = 64, QUERY_STAGES = 4;
+
+struct SharedKV {
+  Own own;  // keys and values
+  Ring<QUERIES, QUERY_STAGES> ring;  // queries and dy
+};
+
+__device__ __forceinline__ void key_grads(
+    SharedKV* shared, const Statistics* __restrict__ statistics, bf16* __restrict__ dqkv, int first,
+    int length, float score_scale) {
+  const Head head = this_head(nullptr, length, HEAD_WIDTH);
+  const int blocks = (length + QUERIES - 1) / QUERIES;
+  const float scale2 = score_scale * LOG2_E;
+  const uint32_t keys = ptx::smem_u32(shared->own.first) + part() * SIXTY_FOUR_ROWS;
+  const uint32_t values = ptx::smem_u32(shared->own.second) + part() * SIXTY_FOUR_ROWS;
+  auto& ring = shared->ring;
+  ptx::mbar_wait(ptx::smem_u32(&shared->own.full), 0);
+
+  // Rows are keys here, columns queries.
+  float s[QUERIES / 2], dp[QUERIES / 2], dk[HEAD_WIDTH / 2] = {}, dv[HEAD_WIDTH / 2] = {};
+  uint32_t p[QUERIES / 16][4], ds[QUERIES / 16][4];
+  const auto begin_scores = [&](int block) {
+    const uint32_t queries = ring.first(block), dy_rows = ring.second(block);
+    ptx::wgmma_fence();
+    begin_product<QUERIES>(s, keys, queries);
+    begin_product<QUERIES>(dp, values, dy_rows);
+    ptx::wgmma_commit();
+  };
+  const auto begin_sums = [&](int block) {
+    const uint32_t queries = ring.first(block), dy_rows = ring.second(block);
+    ptx::wgmma_fence();
+    begin_addition<QUERIES>(dv, p, dy_rows);
+    begin_addition<QUERIES>(dk, ds, queries);
+    ptx::wgmma_commit();
+  };
+  // Weights and the scores' gradient, once those of the block before have been used. Queries beyond the length
+  // are zeros and so are their statistics: their weights are finite, and they add nothing.
+  const auto score_grads = [&](int block) {
+#pragma unroll
+    for (int n = 0; n < QUERIES / 8; n++) {
+#pragma unroll
+      for (int column = 0; column < 2; column++) {
+        const int query = block * QUERIES + n * 8 + lane_id() % 4 * 2 + column;
+        const Statistics row = query < length ? statistics[head.row + query] : Statistics{0.0f, 0.0f};
+#pragma unroll
+        for (int i = n * 4 + column; i < n * 4 + 4; i += 2) {
+          s[i] = ptx::exp2_approx(fmaf(s[i], scale2, -row.x));
+          dp[i] = s[i] * (dp[i] - row.y);
+        }
+      }
+    }
+    ptx::wgmma_wait<0>();
+    if (block > 0) ring.give_back(block - 1);
+    to_operand<QUERIES>(p, s);
+    to_operand<QUERIES>(ds, dp);
+  };
+  begin_scores(0);
+  ptx::wgmma_wait<0>();
+  for (int block = 0; block < blocks - 1; block++) {
+    score_grads(block);
+    begin_scores(block + 1);
+    begin_sums(block);
+    ptx::wgmma_wait<1>();  // the scores
+  }
+  score_grads(blocks - 1);
+  begin_sums(blocks - 1);
+  ptx::wgmma_wait<0>();
+
+  ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its keys and values
+  const int row = first + warp_row();
+  store_sums(dqkv + head.k, head.stride, row, length, dk, {score_scale, score_scale},
+             shared->own.first + warp_row() * HEAD_WIDTH);
+  store_sums(dqkv + head.v, head.stride, row, length, dv, {1.0f, 1.0f},
+             shared->own.second + warp_row() * HEAD_WIDTH);
+}
+
+}  // namespace
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long_grad_q(
+    const __grid_constant__ TensorMap qkv,      // [B, L, 3 H 64], boxes of 128 rows of a head
+    const __grid_constant__ TensorMap dy_rows,  // [B, L, H 64], the same
+    const bf16* __restrict__ dy,                // [B, L, H, 64]
+    const bf16* __restrict__ y,                 // [B, L, H, 64]
+    const float* __restrict__ log_sum,          // [B, H, L]
+    bf16* __restrict__ dqkv,                    // [B, L, 3, H, 64], the queries' third
+    Statistics* __restrict__ statistics,        // [B, H, L]
+    int length, float score_scale) {
+  DYN_SMEM(SharedQ, shared);
+  if (threadIdx.x == 0) {
+    ptx::mbar_init(ptx::smem_u32(&shared->own.full), 1);
+    shared->ring.init();
+    ptx::mbar_fence_init();
+  }
+  __syncthreads();
+  const int first = blockIdx.x * OWN, heads = gridDim.y, h = blockIdx.y;
+  if (warp_id() / 4 == 0) {
+    ptx::setmaxnreg_dec<PRODUCER_REGISTERS>();
+    if (threadIdx.x == 0) {
+      shared->own.load<OWN>({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, first);
+      shared->ring.load_all({&qkv, (heads + h) * HEAD_WIDTH}, {&qkv, (2 * heads + h) * HEAD_WIDTH}, length);
+    }
+  } else {
+    ptx::setmaxnreg_inc<CONSUMER_REGISTERS>();
+    query_grads(shared, dy, y, log_sum, dqkv, statistics, first, length, score_scale);
+  }
+}
+EMU_KERNEL(attention_long_grad_q)
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long_grad_kv(
+    const __grid_constant__ TensorMap qkv,      // [B, L, 3 H 64], boxes of 64 rows of a head
+    const __grid_constant__ TensorMap dy_rows,  // [B, L, H 64], the same
+    const Statistics* __restrict__ statistics,  // [B, H, L]
+    bf16* __restrict__ dqkv,                    // [B, L, 3, H, 64], the keys' and values' thirds
+    int length, float score_scale) {
+  DYN_SMEM(SharedKV, shared);
+  if (threadIdx.x == 0) {
+    ptx::mbar_init(ptx::smem_u32(&shared->own.full), 1);
+    shared->ring.init();
+    ptx::mbar_fence_init();
+  }
+  __syncthreads();
+  const int first = blockIdx.x * OWN, heads = gridDim.y, h = blockIdx.y;
+  if (warp_id() / 4 == 0) {
+    ptx::setmaxnreg_dec<PRODUCER_REGISTERS>();
+    if (threadIdx.x == 0) {
+      shared->own.load<QUERIES>({&qkv, (heads + h) * HEAD_WIDTH}, {&qkv, (2 * heads + h) * HEAD_WIDTH}, first);
+      shared->ring.load_all({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, length);
+    }
+  } else {
+    ptx::setmaxnreg_inc<CONSUMER_REGISTERS>();
+    key_grads(shared, statistics, dqkv, first, length, score_scale);
+  }
+}
+EMU_KERNEL(attention_long_grad_kv)

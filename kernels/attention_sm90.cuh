@@ -1,0 +1,166 @@
+// The words attention_sm90.cu and attention_grad_sm90.cu are written in: tiles of one head that TMA brings, a
+// ring of them, and the products of a warpgroup.
+//
+// Heads are 64 wide: a row of a tile is 128 bytes, one row of the swizzle's pattern. A block of a kernel has
+// one warpgroup of which one thread loads, and two that own 64 rows of the block's 128 each. Sums lie as
+// wgmma leaves them (ptx.cuh): of each 8 columns a thread holds four, row lane / 4 at columns lane % 4 * 2 and
+// the next, then row lane / 4 + 8 at the same. Sums of 16 columns, rounded to bf16, are what the thread holds
+// of a product's left operand.
+#pragma once
+#include "attention.cuh"
+
+namespace hopper {
+
+constexpr int WARPGROUP = 128, CONSUMERS = 2, THREADS = (1 + CONSUMERS) * WARPGROUP;
+constexpr int OWN = CONSUMERS * 64;  // rows of a block
+constexpr int HEAD_WIDTH = 64;
+constexpr int PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
+
+// In a tile, by bytes.
+constexpr int EIGHT_ROWS = 1024, SIXTY_FOUR_ROWS = 8 * EIGHT_ROWS;
+
+// Which 64 of the block's rows this warpgroup owns, and where this warp's 16 begin among the block's.
+__device__ __forceinline__ int part() {
+  return warp_id() / 4 - 1;
+}
+
+__device__ __forceinline__ int warp_row() {
+  return part() * 64 + warp_id() % 4 * 16;
+}
+
+// --- Tiles -------------------------------------------------------------------------------------------------
+
+// The columns of a tensor [B, L, columns] that one head has, from `col` on, in boxes of BOX rows.
+struct Columns {
+  const TensorMap* map;
+  int col;
+};
+
+// Begins to load rows from `row` on of this block's sequence, zeros past its end.
+template <int BOX, int ROWS>
+__device__ __forceinline__ void load_tile(
+    bf16 (&tile)[ROWS * HEAD_WIDTH], const Columns& from, int row, uint32_t barrier) {
+#pragma unroll
+  for (int i = 0; i < ROWS; i += BOX) {
+    ptx::tma_load_3d(ptx::smem_u32(tile + i * HEAD_WIDTH), from.map, from.col, row + i, blockIdx.z, barrier);
+  }
+}
+
+// What the block owns: two tiles that come together. (Tiles begin at multiples of the swizzle's pattern.)
+struct alignas(EIGHT_ROWS) Own {
+  bf16 first[OWN * HEAD_WIDTH], second[OWN * HEAD_WIDTH];
+  uint64_t full;
+
+  template <int BOX>
+  __device__ __forceinline__ void load(const Columns& a, const Columns& b, int row) {
+    const uint32_t barrier = ptx::smem_u32(&full);
+    ptx::mbar_arrive_expect_tx(barrier, sizeof(first) + sizeof(second));
+    load_tile<BOX, OWN>(first, a, row, barrier);
+    load_tile<BOX, OWN>(second, b, row, barrier);
+  }
+};
+
+// Blocks of ROWS rows of two tensors, one after the other, through STAGES places.
+template <int ROWS, int STAGES>
+struct alignas(EIGHT_ROWS) Ring {
+  bf16 first_tiles[STAGES][ROWS * HEAD_WIDTH], second_tiles[STAGES][ROWS * HEAD_WIDTH];
+  uint64_t first_full[STAGES], second_full[STAGES], empty[STAGES];
+
+  __device__ __forceinline__ void init() {
+#pragma unroll
+    for (int stage = 0; stage < STAGES; stage++) {
+      ptx::mbar_init(ptx::smem_u32(&first_full[stage]), 1);
+      ptx::mbar_init(ptx::smem_u32(&second_full[stage]), 1);
+      ptx::mbar_init(ptx::smem_u32(&empty[stage]), CONSUMERS);
+    }
+  }
+
+  // Loads all blocks of `length` rows, each once its stage is free.
+  __device__ __forceinline__ void load_all(const Columns& a, const Columns& b, int length) {
+    for (int block = 0; block * ROWS < length; block++) {
+      const int stage = block % STAGES, row = block * ROWS;
+      ptx::mbar_wait(ptx::smem_u32(&empty[stage]), parity(block) ^ 1);
+      begin(first_tiles[stage], first_full[stage], a, row);
+      begin(second_tiles[stage], second_full[stage], b, row);
+    }
+  }
+
+  // The tile of a block, once it is there.
+  __device__ __forceinline__ uint32_t first(int block) {
+    ptx::mbar_wait(ptx::smem_u32(&first_full[block % STAGES]), parity(block));
+    return ptx::smem_u32(first_tiles[block % STAGES]);
+  }
+  __device__ __forceinline__ uint32_t second(int block) {
+    ptx::mbar_wait(ptx::smem_u32(&second_full[block % STAGES]), parity(block));
+    return ptx::smem_u32(second_tiles[block % STAGES]);
+  }
+
+  // This warpgroup is done with a block.
+  __device__ __forceinline__ void give_back(int block) {
+    if (threadIdx.x % WARPGROUP == 0) ptx::mbar_arrive(ptx::smem_u32(&empty[block % STAGES]));
+  }
+
+ private:
+  __device__ __forceinline__ static uint32_t parity(int block) { return block / STAGES % 2; }
+
+  __device__ __forceinline__ static void begin(
+      bf16 (&tile)[ROWS * HEAD_WIDTH], uint64_t& full, const Columns& from, int row) {
+    const uint32_t barrier = ptx::smem_u32(&full);
+    ptx::mbar_arrive_expect_tx(barrier, sizeof(tile));
+    load_tile<ROWS, ROWS>(tile, from, row, barrier);
+  }
+};
+
+// --- Products of a warpgroup -------------------------------------------------------------------------------
+
+// sum = a b^T, [64, N], over the width: a is 64 rows of a tile, b N rows.
+template <int N>
+__device__ __forceinline__ void begin_product(float (&sum)[N / 2], uint32_t a, uint32_t b) {
+#pragma unroll
+  for (int step = 0; step < HEAD_WIDTH / 16; step++) {
+    ptx::wgmma_bf16<N>(sum, ptx::desc_sw128(a + step * 32, 16, EIGHT_ROWS),
+                       ptx::desc_sw128(b + step * 32, 16, EIGHT_ROWS), step > 0);
+  }
+}
+
+// sum += a b, [64, width], over ROWS rows of the tile b.
+template <int ROWS>
+__device__ __forceinline__ void begin_addition(
+    float (&sum)[HEAD_WIDTH / 2], const uint32_t (&a)[ROWS / 16][4], uint32_t b) {
+#pragma unroll
+  for (int step = 0; step < ROWS / 16; step++) {
+    ptx::wgmma_bf16_from_registers<HEAD_WIDTH, 1>(
+        sum, a[step], ptx::desc_sw128(b + step * 2 * EIGHT_ROWS, SIXTY_FOUR_ROWS, EIGHT_ROWS), 1);
+  }
+}
+
+// Sums as the left operand of the next product.
+template <int N>
+__device__ __forceinline__ void to_operand(uint32_t (&a)[N / 16][4], const float (&sum)[N / 2]) {
+#pragma unroll
+  for (int i = 0; i < N / 4; i++) a[i / 4][i % 4] = pack(sum[i * 2], sum[i * 2 + 1]);
+}
+
+// Of columns from `from` on, the scores of those from `length` on become scores of no weight.
+template <int N>
+__device__ __forceinline__ void mask(float (&scores)[N / 2], int from, int length) {
+#pragma unroll
+  for (int i = 0; i < N / 2; i++) {
+    if (from + i / 4 * 8 + lane_id() % 4 * 2 + i % 2 >= length) scores[i] = -INFINITY;
+  }
+}
+
+// Stores a warp's 16 rows of sums times `by` as rows of a head, by way of rows of a tile that no other warp
+// uses any more.
+__device__ __forceinline__ void store_sums(
+    bf16* head, int stride, int row, int length, const float (&sum)[HEAD_WIDTH / 2], const float (&by)[2],
+    bf16* tile) {
+  attn::Operand<1, 4> out;
+#pragma unroll
+  for (int i = 0; i < HEAD_WIDTH / 4; i++) {
+    out[0][i / 4][i % 4] = pack(sum[i * 2] * by[i % 2], sum[i * 2 + 1] * by[i % 2]);
+  }
+  attn::store_rows(head, stride, row, length, HEAD_WIDTH, out, tile);
+}
+
+}  // namespace hopper
