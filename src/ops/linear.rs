@@ -199,8 +199,8 @@ impl Op for Linear {
         };
         let tiling =
             Tiling::of(s, kernels, Product { shape: [rows, n], sum: k, in_vectors: in_vectors(n, k) });
-        let x = tiling::Operand { at: s.bf16(self.x.value), shape: [rows, k], lies: Lies::Along };
-        let w = tiling::Operand { at: s.bf16(self.w), shape: [n, k], lies: Lies::Along };
+        let x = tiling::Matrix { at: s.bf16(self.x.value), shape: [rows, k], lies: Lies::Along };
+        let w = tiling::Matrix { at: s.bf16(self.w), shape: [n, k], lies: Lies::Along };
         let operands: [Arg; 3] = [tiling.left(s, x)?, tiling.right(s, w)?, s.f32(b).into()];
         let extents: [Arg; 3] = [rows.into(), n.into(), k.into()];
         let mut args = [&operands[..], &rest, &extents].concat();
@@ -365,8 +365,8 @@ impl Op for LinearInputGrad {
         let kernels = if pre.is_some() { LINEAR_INPUT_GRAD_GELU } else { LINEAR_INPUT_GRAD };
         let tiling =
             Tiling::of(s, kernels, Product { shape: [rows, k], sum: n, in_vectors: in_vectors(n, k) });
-        let dy = tiling::Operand { at: s.bf16(dy), shape: [rows, n], lies: Lies::Along };
-        let w = tiling::Operand { at: s.bf16(w), shape: [n, k], lies: Lies::Across };
+        let dy = tiling::Matrix { at: s.bf16(dy), shape: [rows, n], lies: Lies::Along };
+        let w = tiling::Matrix { at: s.bf16(w), shape: [n, k], lies: Lies::Across };
         let mut args: Vec<Arg> = vec![tiling.left(s, dy)?, tiling.right(s, w)?];
         args.extend(pre.map(|t| s.bf16(t).into()));
         args.extend([s.bf16(dx).into(), rows.into(), n.into(), k.into()]);
@@ -414,8 +414,8 @@ impl Op for LinearWeightGrad {
         let [rows, n, k] = self.grad.extents();
         let split = self.grad.split(s, LINEAR_WEIGHT_GRAD, in_vectors(n, k));
         let parts = s.workspace(split.bytes());
-        let dy = tiling::Operand { at: s.bf16(self.dy), shape: [rows, n], lies: Lies::Across };
-        let x = tiling::Operand { at: s.bf16(self.x), shape: [rows, k], lies: Lies::Across };
+        let dy = tiling::Matrix { at: s.bf16(self.dy), shape: [rows, n], lies: Lies::Across };
+        let x = tiling::Matrix { at: s.bf16(self.x), shape: [rows, k], lies: Lies::Across };
         let operands = [split.tiling().left(s, dy)?, split.tiling().right(s, x)?];
         split.launch(s, parts, &operands, &[rows.into(), n.into(), k.into()])
     }

@@ -29,7 +29,7 @@ pub(super) fn in_vectors(n: usize, k: usize) -> bool {
 
 /// An operand in memory.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Operand {
+pub(super) struct Matrix {
     pub(super) at: Ptr,
     /// Rows and columns.
     pub(super) shape: [usize; 2],
@@ -84,8 +84,8 @@ impl Tile {
     fn at_a_time(self) -> usize {
         if self.hopper() { 1 } else { 2 }
     }
-    /// How long all of `tiles` tiles take, each with a sum of `blocks` blocks: in blocks of a tile of 128 x 128, on a
-    /// card with so many processors. To begin and leave a tile is counted as 8 blocks, or on Hopper, where the loads of
+    /// How long all of `tiles` tiles take, each with a sum of `blocks` blocks, on a card with so many processors:
+    /// in tenths of what a block takes a tile of 128 x 128. To begin and leave a tile is counted as 8 blocks, or on Hopper, where the loads of
     /// the next tile go on meanwhile, as 2. Narrow tiles bring a third more bytes from L2 for each product than wide
     /// ones, which is counted as a tenth of their time. (That is a model, not measured.)
     fn time(self, tiles: usize, blocks: usize, processors: usize) -> usize {
@@ -167,14 +167,14 @@ impl Tiling {
         self.splits
     }
     /// The left operand a as the kernel takes it: by its address or, on Hopper, by what TMA has to know.
-    pub(super) fn left(&self, s: &Stream, a: Operand) -> Result<Arg> {
+    pub(super) fn left(&self, s: &Stream, a: Matrix) -> Result<Arg> {
         self.operand(s, a, self.tile.shape()[0])
     }
     /// The right operand b.
-    pub(super) fn right(&self, s: &Stream, b: Operand) -> Result<Arg> {
+    pub(super) fn right(&self, s: &Stream, b: Matrix) -> Result<Arg> {
         self.operand(s, b, self.tile.shape()[1])
     }
-    fn operand(&self, s: &Stream, Operand { at, shape, lies }: Operand, rows: usize) -> Result<Arg> {
+    fn operand(&self, s: &Stream, Matrix { at, shape, lies }: Matrix, rows: usize) -> Result<Arg> {
         if !self.tile.hopper() {
             return Ok(at.into());
         }

@@ -48,7 +48,7 @@ impl Lines<'_> {
             return String::new();
         }
         let longest = self.curves.iter().map(|c| c.name.chars().count()).max().unwrap_or_default();
-        let names = if self.curves.len() == 1 { 12.0 } else { (longest as f64 * 6.8 + 30.0).min(170.0) };
+        let names = if self.curves.len() == 1 { 12.0 } else { (longest as f64 * 6.8 + 38.0).min(178.0) };
         let area = Area { left: 44.0, right: 520.0 - names, top: 30.0, bottom: 270.0 };
         let intervals = self.curves.iter().flat_map(|c| c.intervals.iter().flatten().copied());
         let x = Scale::exact(all(0), [area.left, area.right]);
