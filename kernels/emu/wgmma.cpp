@@ -151,8 +151,9 @@ Operands& operand_space() {
 // For ThreadSanitizer: reads the operands as the thread that issues, where a race is a barrier that is
 // missing; and as the tensor core, which sees what TMA has loaded, and of plain stores those before a proxy
 // fence.
-void look_at_operands(const PendingWgmma& product) {
+void look_at_operands(const PendingWgmma& product, Warpgroup& group) {
   load(operand_space(), product);
+  sanitizer::release(&group.product_token);  // whoever has waited comes after this reading, too
   Block& block = *me().block;
   const sanitizer::ActAs unit(block.tensor_core);
   const sanitizer::Quiet quiet;
@@ -186,7 +187,7 @@ void wgmma(const Wgmma& operation) {
       product.a[thread] = one.a_registers;
     }
     if constexpr (sanitizer::THREAD) {
-      look_at_operands(product);
+      look_at_operands(product, group);
     }
     group.products.issue(product);
     if (me().block->early()) {
