@@ -215,6 +215,7 @@ struct PendingWgmma {
   float* d[WARPGROUP];
   const uint32_t* a[WARPGROUP];
   bool done;
+  unsigned number;  // counted by warpgroup
 };
 
 struct Warpgroup {
@@ -223,6 +224,10 @@ struct Warpgroup {
   void* threads[WARPGROUP];
   InFlight<PendingWgmma> products;
   char product_token;
+  // Stands for the reading of a product's operands by the thread that issued it.
+  static constexpr unsigned MOST_ISSUED = 256;
+  char issued_tokens[MOST_ISSUED];
+  unsigned issued = 0;
   char wait_token;
 };
 

@@ -153,7 +153,8 @@ Operands& operand_space() {
 // fence.
 void look_at_operands(const PendingWgmma& product, Warpgroup& group) {
   load(operand_space(), product);
-  sanitizer::release(&group.product_token);  // whoever has waited comes after this reading, too
+  // Whoever has waited for the product comes after this reading, too.
+  sanitizer::release(&group.issued_tokens[product.number % Warpgroup::MOST_ISSUED]);
   Block& block = *me().block;
   const sanitizer::ActAs unit(block.tensor_core);
   const sanitizer::Quiet quiet;
@@ -176,7 +177,7 @@ void wgmma(const Wgmma& operation) {
   const sanitizer::Quiet quiet;
   Wgmma mine = operation;
   warpgroup_collective(GroupCollective::Wgmma, &mine, [](Warpgroup& group) {
-    PendingWgmma product{*static_cast<const Wgmma*>(group.threads[0]), {}, {}, false};
+    PendingWgmma product{*static_cast<const Wgmma*>(group.threads[0]), {}, {}, false, group.issued++};
     for (unsigned thread = 0; thread < WARPGROUP; thread++) {
       const Wgmma& one = *static_cast<const Wgmma*>(group.threads[thread]);
       const Wgmma& first = product.operation;
@@ -215,6 +216,7 @@ void wgmma_wait(unsigned pending) {
       if (!product.done) {
         finish(product, group);
       }
+      sanitizer::acquire(&group.issued_tokens[product.number % Warpgroup::MOST_ISSUED]);
     });
     sanitizer::acquire(&group.product_token);
     sanitizer::release(&group.wait_token);
