@@ -84,7 +84,7 @@ const PLANTED: [Planted; 16] = [
         run: ring,
         found_by: &[("", ""), ("address", ""), ("thread", "")],
     },
-    Planted { kernel: "planted_ring", bug: 2, run: ring, found_by: &[("", WRONG), ("thread", "")] },
+    Planted { kernel: "planted_ring", bug: 2, run: ring, found_by: &[("", WRONG)] },
 ];
 
 /// One kernel under one schedule, with its mistake or without.
