@@ -18,14 +18,27 @@ namespace {
 
 using Statistics = float2;
 
+template <class Ring>
+struct Shared {
+  Own own;
+  Ring ring;
+
+  __device__ __forceinline__ void init() {
+    if (threadIdx.x == 0) {
+      ptx::mbar_init(ptx::smem_u32(&own.full), 1);
+      ring.init();
+      ptx::mbar_fence_init();
+    }
+    __syncthreads();
+  }
+};
+
 // --- Of queries --------------------------------------------------------------------------------------------
 
 constexpr int KEYS = 128, KEY_STAGES = 3;
 
-struct SharedQ {
-  Own own;  // queries and dy
-  Ring<KEYS, KEY_STAGES> ring;  // keys and values
-};
+// Owned: queries and dy; in the ring: keys and values.
+using SharedQ = Shared<Ring<KEYS, KEY_STAGES>>;
 
 // Statistics of the two rows that a thread holds; the four threads of a row each add up 16 columns.
 __device__ __forceinline__ void row_statistics(Statistics (&own)[2], const Head& head,
@@ -115,10 +128,8 @@ __device__ __forceinline__ void query_grads(
 
 constexpr int QUERIES = 64, QUERY_STAGES = 4;
 
-struct SharedKV {
-  Own own;  // keys and values
-  Ring<QUERIES, QUERY_STAGES> ring;  // queries and dy
-};
+// Owned: keys and values; in the ring: queries and dy.
+using SharedKV = Shared<Ring<QUERIES, QUERY_STAGES>>;
 
 __device__ __forceinline__ void key_grads(
     SharedKV* shared, const Statistics* __restrict__ statistics, bf16* __restrict__ dqkv, int first,
@@ -201,23 +212,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long_grad_q(
     Statistics* __restrict__ statistics,        // [B, H, L]
     int length, float score_scale) {
   DYN_SMEM(SharedQ, shared);
-  if (threadIdx.x == 0) {
-    ptx::mbar_init(ptx::smem_u32(&shared->own.full), 1);
-    shared->ring.init();
-    ptx::mbar_fence_init();
-  }
-  __syncthreads();
-  const int first = blockIdx.x * OWN, heads = gridDim.y, h = blockIdx.y;
-  if (warp_id() / 4 == 0) {
-    ptx::setmaxnreg_dec<PRODUCER_REGISTERS>();
-    if (threadIdx.x == 0) {
-      shared->own.load<OWN>({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, first);
-      shared->ring.load_all({&qkv, (heads + h) * HEAD_WIDTH}, {&qkv, (2 * heads + h) * HEAD_WIDTH}, length);
-    }
-  } else {
-    ptx::setmaxnreg_inc<CONSUMER_REGISTERS>();
-    query_grads(shared, dy, y, log_sum, dqkv, statistics, first, length, score_scale);
-  }
+  shared->init();
+  const int first = blockIdx.x * BLOCK_ROWS, heads = gridDim.y, h = blockIdx.y;
+  divide_work(
+      [&] {
+        shared->own.load<BLOCK_ROWS>({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, first);
+        const Columns keys{&qkv, (heads + h) * HEAD_WIDTH}, values{&qkv, (2 * heads + h) * HEAD_WIDTH};
+        shared->ring.load_all(keys, values, length);
+      },
+      [&] { query_grads(shared, dy, y, log_sum, dqkv, statistics, first, length, score_scale); });
 }
 EMU_KERNEL(attention_long_grad_q)
 
@@ -228,22 +231,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long_grad_kv(
     bf16* __restrict__ dqkv,                    // [B, L, 3, H, 64], the keys' and values' thirds
     int length, float score_scale) {
   DYN_SMEM(SharedKV, shared);
-  if (threadIdx.x == 0) {
-    ptx::mbar_init(ptx::smem_u32(&shared->own.full), 1);
-    shared->ring.init();
-    ptx::mbar_fence_init();
-  }
-  __syncthreads();
-  const int first = blockIdx.x * OWN, heads = gridDim.y, h = blockIdx.y;
-  if (warp_id() / 4 == 0) {
-    ptx::setmaxnreg_dec<PRODUCER_REGISTERS>();
-    if (threadIdx.x == 0) {
-      shared->own.load<QUERIES>({&qkv, (heads + h) * HEAD_WIDTH}, {&qkv, (2 * heads + h) * HEAD_WIDTH}, first);
-      shared->ring.load_all({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, length);
-    }
-  } else {
-    ptx::setmaxnreg_inc<CONSUMER_REGISTERS>();
-    key_grads(shared, statistics, dqkv, first, length, score_scale);
-  }
+  shared->init();
+  const int first = blockIdx.x * BLOCK_ROWS, heads = gridDim.y, h = blockIdx.y;
+  divide_work(
+      [&] {
+        const Columns keys{&qkv, (heads + h) * HEAD_WIDTH}, values{&qkv, (2 * heads + h) * HEAD_WIDTH};
+        shared->own.load<QUERIES>(keys, values, first);
+        shared->ring.load_all({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, length);
+      },
+      [&] { key_grads(shared, statistics, dqkv, first, length, score_scale); });
 }
 EMU_KERNEL(attention_long_grad_kv)

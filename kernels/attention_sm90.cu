@@ -24,7 +24,7 @@ namespace {
 constexpr int KEYS = 128, STAGES = 3;
 
 struct Shared {
-  bf16 queries[OWN * HEAD_WIDTH];
+  bf16 queries[BLOCK_ROWS * HEAD_WIDTH];
   Ring<KEYS, STAGES> ring;  // keys and values
   uint64_t queries_full;
 };
@@ -62,7 +62,7 @@ __device__ __forceinline__ void produce(Shared* shared, const TensorMap* qkv, in
   const uint32_t barrier = ptx::smem_u32(&shared->queries_full);
   ptx::tma_prefetch_desc(qkv);
   ptx::mbar_arrive_expect_tx(barrier, sizeof(shared->queries));
-  load_tile<OWN, OWN>(shared->queries, {qkv, h * HEAD_WIDTH}, first, barrier);
+  load_tile<BLOCK_ROWS, BLOCK_ROWS>(shared->queries, {qkv, h * HEAD_WIDTH}, first, barrier);
   shared->ring.load_all({qkv, (heads + h) * HEAD_WIDTH}, {qkv, (2 * heads + h) * HEAD_WIDTH}, length);
 }
 
@@ -144,13 +144,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long(
     ptx::mbar_fence_init();
   }
   __syncthreads();
-  const int first = blockIdx.x * OWN;
-  if (warp_id() / 4 == 0) {
-    ptx::setmaxnreg_dec<PRODUCER_REGISTERS>();
-    if (threadIdx.x == 0) produce(shared, &qkv, first, length);
-  } else {
-    ptx::setmaxnreg_inc<CONSUMER_REGISTERS>();
-    consume(shared, y, log_sum, first, length, score_scale);
-  }
+  const int first = blockIdx.x * BLOCK_ROWS;
+  divide_work([&] { produce(shared, &qkv, first, length); },
+              [&] { consume(shared, y, log_sum, first, length, score_scale); });
 }
 EMU_KERNEL(attention_long)

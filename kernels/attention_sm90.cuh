@@ -1,32 +1,18 @@
 // The words attention_sm90.cu and attention_grad_sm90.cu are written in: tiles of one head that TMA brings, a
 // ring of them, and the products of a warpgroup.
 //
-// Heads are 64 wide: a row of a tile is 128 bytes, one row of the swizzle's pattern. A block of a kernel has
-// one warpgroup of which one thread loads, and two that own 64 rows of the block's 128 each. Sums lie as
+// Heads are 64 wide: a row of a tile is 128 bytes, one row of the swizzle's pattern. A
+// block's two warpgroups that multiply own 64 rows each. Sums lie as
 // wgmma leaves them (ptx.cuh): of each 8 columns a thread holds four, row lane / 4 at columns lane % 4 * 2 and
 // the next, then row lane / 4 + 8 at the same. Sums of 16 columns, rounded to bf16, are what the thread holds
 // of a product's left operand.
 #pragma once
 #include "attention.cuh"
+#include "hopper.cuh"
 
 namespace hopper {
 
-constexpr int WARPGROUP = 128, CONSUMERS = 2, THREADS = (1 + CONSUMERS) * WARPGROUP;
-constexpr int OWN = CONSUMERS * 64;  // rows of a block
 constexpr int HEAD_WIDTH = 64;
-constexpr int PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
-
-// In a tile, by bytes.
-constexpr int EIGHT_ROWS = 1024, SIXTY_FOUR_ROWS = 8 * EIGHT_ROWS;
-
-// Which 64 of the block's rows this warpgroup owns, and where this warp's 16 begin among the block's.
-__device__ __forceinline__ int part() {
-  return warp_id() / 4 - 1;
-}
-
-__device__ __forceinline__ int warp_row() {
-  return part() * 64 + warp_id() % 4 * 16;
-}
 
 // --- Tiles -------------------------------------------------------------------------------------------------
 
@@ -48,15 +34,15 @@ __device__ __forceinline__ void load_tile(
 
 // What the block owns: two tiles that come together. (Tiles begin at multiples of the swizzle's pattern.)
 struct alignas(EIGHT_ROWS) Own {
-  bf16 first[OWN * HEAD_WIDTH], second[OWN * HEAD_WIDTH];
+  bf16 first[BLOCK_ROWS * HEAD_WIDTH], second[BLOCK_ROWS * HEAD_WIDTH];
   uint64_t full;
 
   template <int BOX>
   __device__ __forceinline__ void load(const Columns& a, const Columns& b, int row) {
     const uint32_t barrier = ptx::smem_u32(&full);
     ptx::mbar_arrive_expect_tx(barrier, sizeof(first) + sizeof(second));
-    load_tile<BOX, OWN>(first, a, row, barrier);
-    load_tile<BOX, OWN>(second, b, row, barrier);
+    load_tile<BOX, BLOCK_ROWS>(first, a, row, barrier);
+    load_tile<BOX, BLOCK_ROWS>(second, b, row, barrier);
   }
 };
 
@@ -118,8 +104,7 @@ template <int N>
 __device__ __forceinline__ void begin_product(float (&sum)[N / 2], uint32_t a, uint32_t b) {
 #pragma unroll
   for (int step = 0; step < HEAD_WIDTH / 16; step++) {
-    ptx::wgmma_bf16<N>(sum, ptx::desc_sw128(a + step * 32, 16, EIGHT_ROWS),
-                       ptx::desc_sw128(b + step * 32, 16, EIGHT_ROWS), step > 0);
+    ptx::wgmma_bf16<N>(sum, along(a, step), along(b, step), step > 0);
   }
 }
 
@@ -129,8 +114,7 @@ __device__ __forceinline__ void begin_addition(
     float (&sum)[HEAD_WIDTH / 2], const uint32_t (&a)[ROWS / 16][4], uint32_t b) {
 #pragma unroll
   for (int step = 0; step < ROWS / 16; step++) {
-    ptx::wgmma_bf16_from_registers<HEAD_WIDTH, 1>(
-        sum, a[step], ptx::desc_sw128(b + step * 2 * EIGHT_ROWS, SIXTY_FOUR_ROWS, EIGHT_ROWS), 1);
+    ptx::wgmma_bf16_from_registers<HEAD_WIDTH, 1>(sum, a[step], across(b, step), 1);
   }
 }
 

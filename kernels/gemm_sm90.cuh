@@ -14,26 +14,14 @@
 // Extents along rows must be multiples of 8 elements, all pointers of 16 bytes: TMA's strides are.
 #pragma once
 #include "gemm.cuh"
+#include "hopper.cuh"
 
 namespace hopper {
 
 using gemm::Along;
 using gemm::BLOCK_K;
 using gemm::Corner;
-using gemm::STEP_K;
 using gemm::STEPS;
-
-constexpr int WARPGROUP = 128;
-constexpr int CONSUMERS = 2;
-constexpr int THREADS = (1 + CONSUMERS) * WARPGROUP;
-constexpr int TILE_M = CONSUMERS * 64;
-// Of the 65,536 of a multiprocessor: 240 x 256 + 24 x 128 = 64,512.
-constexpr int PRODUCER_REGISTERS = 24;
-constexpr int CONSUMER_REGISTERS = 240;
-
-// In a ring, by bytes: eight rows of 64 elements are one pattern of the 128-byte swizzle.
-constexpr int EIGHT_ROWS = 1024;
-constexpr int SIXTY_FOUR_ROWS = 8 * EIGHT_ROWS;
 
 // 192 KB of ring each, of the 227 that a block can have.
 template <int COLS, int STAGES_>
@@ -46,7 +34,7 @@ using Narrow = Tile<128, 6>;
 
 template <class Tile>
 struct Ring {
-  bf16 a[Tile::STAGES][TILE_M * BLOCK_K];
+  bf16 a[Tile::STAGES][BLOCK_ROWS * BLOCK_K];
   bf16 b[Tile::STAGES][Tile::N * BLOCK_K];
   bf16 ones[8 * BLOCK_K];  // eight columns of ones: a product with them is the sum of a row
   uint64_t full[Tile::STAGES], empty[Tile::STAGES];
@@ -83,11 +71,11 @@ struct Task {
 template <class Tile, class Work>
 __device__ __forceinline__ void for_each_task(const Product& product, const Work& work) {
   const auto [m, n, k, each] = product;
-  const int tiles = (m + TILE_M - 1) / TILE_M * ((n + Tile::N - 1) / Tile::N);
+  const int tiles = (m + BLOCK_ROWS - 1) / BLOCK_ROWS * ((n + Tile::N - 1) / Tile::N);
   const int splits = (k + each - 1) / each;
   for (int task = blockIdx.x; task < tiles * splits; task += gridDim.x) {
     const int split = task / tiles, from = split * each;
-    work(Task{gemm::corner<TILE_M, Tile::N>(task % tiles, m, n), split, from, min(k, from + each)});
+    work(Task{gemm::corner<BLOCK_ROWS, Tile::N>(task % tiles, m, n), split, from, min(k, from + each)});
   }
 }
 
@@ -120,7 +108,7 @@ __device__ __forceinline__ void produce(
       const uint32_t full = ptx::smem_u32(&ring->full[turn.stage]);
       ptx::mbar_wait(ptx::smem_u32(&ring->empty[turn.stage]), turn.parity ^ 1);
       ptx::mbar_arrive_expect_tx(full, BYTES);
-      load_operand<ALONG_A, TILE_M>(ring->a[turn.stage], a, task.at.m, k, full);
+      load_operand<ALONG_A, BLOCK_ROWS>(ring->a[turn.stage], a, task.at.m, k, full);
       load_operand<ALONG_B, Tile::N>(ring->b[turn.stage], b, task.at.n, k, full);
       turn.next();
     }
@@ -128,11 +116,6 @@ __device__ __forceinline__ void produce(
 }
 
 // --- The consumers -----------------------------------------------------------------------------------------
-
-// Which 64 rows of the tile this warpgroup has.
-__device__ __forceinline__ int part() {
-  return warp_id() / 4 - 1;
-}
 
 // The products of a warpgroup's rows, as wgmma leaves them: see ptx::wgmma_bf16.
 template <class Tile>
@@ -143,8 +126,7 @@ struct Sums {
 
 template <Along ALONG>
 __device__ __forceinline__ uint64_t descriptor(uint32_t tile, int step) {
-  return ALONG == Along::K ? ptx::desc_sw128(tile + step * STEP_K * sizeof(bf16), 16, EIGHT_ROWS)
-                           : ptx::desc_sw128(tile + step * 2 * EIGHT_ROWS, SIXTY_FOUR_ROWS, EIGHT_ROWS);
+  return ALONG == Along::K ? along(tile, step) : across(tile, step);
 }
 
 template <class Tile>
@@ -190,7 +172,7 @@ __device__ __forceinline__ void for_each_eight(
     const Sums<Tile>& c, Corner at, int m, int n, const Leave& leave) {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    const int row = at.m + part() * 64 + warp_id() % 4 * 16 + half * 8 + lane_id() / 4;
+    const int row = at.m + warp_row() + half * 8 + lane_id() / 4;
 #pragma unroll
     for (int group = 0; group < Tile::N / 32; group++) {
       const int col = at.n + group * 32 + lane_id() % 4 * 8;
@@ -209,7 +191,7 @@ __device__ __forceinline__ void for_each_eight(
 // --- The product -------------------------------------------------------------------------------------------
 
 // Computes the product of the operands that the maps describe, and calls `leave(task, sums)` in the consumers
-// for each of the block's tiles.
+// for each of the block's tiles; with ROW_SUMS those of the first column of tiles have the sums of a's rows.
 template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS, class Leave>
 __device__ __forceinline__ void multiply_all(
     const TensorMap& a, const TensorMap& b, const Product& product, const Leave& leave) {
@@ -228,18 +210,21 @@ __device__ __forceinline__ void multiply_all(
   }
   __syncthreads();
 
-  if (warp_id() / 4 == 0) {
-    ptx::setmaxnreg_dec<PRODUCER_REGISTERS>();
-    if (threadIdx.x == 0) produce<Tile, ALONG_A, ALONG_B>(ring, &a, &b, product);
-  } else {
-    ptx::setmaxnreg_inc<CONSUMER_REGISTERS>();
-    Turn<Tile> turn;
-    for_each_task<Tile>(product, [&](const Task& task) {
-      Sums<Tile> c;
-      multiply<Tile, ALONG_A, ALONG_B, ROW_SUMS>(c, ring, turn, task.blocks());
-      leave(task, c);
-    });
-  }
+  divide_work(
+      [&] { produce<Tile, ALONG_A, ALONG_B>(ring, &a, &b, product); },
+      [&] {
+        Turn<Tile> turn;
+        for_each_task<Tile>(product, [&](const Task& task) {
+          Sums<Tile> c;
+          // One column of tiles is enough to have the sums of all rows.
+          if (ROW_SUMS && task.at.n == 0) {
+            multiply<Tile, ALONG_A, ALONG_B, true>(c, ring, turn, task.blocks());
+          } else {
+            multiply<Tile, ALONG_A, ALONG_B, false>(c, ring, turn, task.blocks());
+          }
+          leave(task, c);
+        });
+      });
 }
 
 }  // namespace hopper

@@ -131,8 +131,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_input_grad_gelu_
   input_grad<Narrow>(dy, w, m, n, k, TimesGeluSlope<Narrow>{h, dh, k});
 }
 
-// dw = dy^T x, [n, k], and db, the sums of dy's columns, [n], of splits of `rows` rows, `stride` apart. Every
-// tile adds up columns; the first ones of a row of tiles leave the sums.
+// dw = dy^T x, [n, k], and db, the sums of dy's columns, [n], of splits of `rows` rows, `stride` apart. The
+// first column of tiles has the latter.
 template <class Tile>
 __device__ __forceinline__ void weight_grad(
     const TensorMap& dy, const TensorMap& x, float* dw, float* db, int m, int n, int k, int rows, int stride) {
@@ -143,7 +143,7 @@ __device__ __forceinline__ void weight_grad(
         if (task.at.n != 0 || lane_id() % 4 != 0) return;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-          const int row = task.at.m + part() * 64 + warp_id() % 4 * 16 + half * 8 + lane_id() / 4;
+          const int row = task.at.m + warp_row() + half * 8 + lane_id() / 4;
           if (row < n) db[behind + row] = c.row_sum[half * 2];
         }
       });

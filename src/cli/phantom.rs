@@ -26,7 +26,8 @@ pub struct Args {
     /// Typical edge of a voxel in millimetres, 0.7 to 8; each file has its own within a tenth of it
     #[arg(long, default_value_t = 2.0, value_parser = spacing, value_name = "MM")]
     pub spacing: f64,
-    /// How much people differ beside their age, as a multiple of the usual; at 0 age tells all but folds, sex and scanner
+    /// How much people, tissues and coils vary beside age, as a multiple of the usual; at 0 people differ by age, sex and
+    /// folds alone
     #[arg(long, default_value_t = 1.0, value_parser = variation, value_name = "MULTIPLE")]
     pub variation: f32,
     /// Images of each person: T1w, which is always there, T2w, PET-FDG

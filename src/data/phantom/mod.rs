@@ -54,7 +54,8 @@ pub struct Cohort {
     /// Typical edge of a T1w's voxel, in millimetres.
     pub spacing: f64,
     /// How much people differ beside their age, as a multiple of the usual, at which they differ by more than decades
-    /// of ageing change them. At 0 only the pattern of their folds, their sex and the scanner differ.
+    /// of ageing change them. Contrast of tissues and shading by coils vary with
+    /// it. At 0 people differ by age, sex and the pattern of their folds alone, and files by gain, noise and grid.
     pub variation: f32,
     /// Images beside the T1w.
     pub others: Vec<Other>,

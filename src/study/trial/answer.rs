@@ -186,3 +186,47 @@ pub(super) fn reading(setup: &Setup, results: &Results) -> Vec<String> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::study::comparison::{Comparison, Unit};
+
+    fn compared(arm: &str, value: f64, shown: bool) -> Compared {
+        let difference = Estimate { value, low: value - 1.0, high: value + 1.0 };
+        let p = if shown { 0.01 } else { 0.6 };
+        let comparison = Comparison {
+            subjects: 9,
+            pairs: 9,
+            unpaired: 0,
+            unit: Unit::Seed,
+            runs: 3,
+            difference,
+            p_subjects: p,
+            p_runs: p,
+            p_crossed: p,
+            p,
+        };
+        let (arm, with) = (arm.to_owned(), "random".to_owned());
+        Compared { arm, with, outcome: Outcome::Frozen, comparison, p_holm: p, shown }
+    }
+
+    #[test]
+    fn what_is_shown_is_said_and_of_the_rest_the_largest() {
+        let said = |all: &[Compared]| effect(&all.iter().collect::<Vec<_>>(), "ages");
+        let (harm, help) = (compared("bad", 2.0, true), compared("odd", -1.5, true));
+        let (small, large) = (compared("low", 0.5, false), compared("lower", -3.0, false));
+        assert_eq!(
+            said(&[harm.clone(), large.clone()]),
+            "harmed ages (bad against random: +2.00 years, +1.00 to +3.00)"
+        );
+        assert_eq!(said(&[help.clone()]), "helped ages (odd against random: -1.50 years, -2.50 to -0.50)");
+        let both = said(&[harm, help]);
+        assert!(both.starts_with("harmed ages in some arms (bad"), "{both}");
+        assert!(both.contains("and helped in others (odd"), "{both}");
+        let neither = said(&[small.clone(), large]);
+        assert!(neither.starts_with("could not be shown to harm or help ages (2 comparisons"), "{neither}");
+        assert!(neither.contains("lower against random: -3.00"), "{neither}");
+        assert!(said(&[small]).contains("(1 comparison: low"));
+    }
+}
