@@ -213,20 +213,18 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_said_and_of_the_rest_the_largest() {
-        let said = |all: &[Compared]| effect(&all.iter().collect::<Vec<_>>(), "ages");
+        let said = |all: &[&Compared]| effect(all, "ages");
         let (harm, help) = (compared("bad", 2.0, true), compared("odd", -1.5, true));
         let (small, large) = (compared("low", 0.5, false), compared("lower", -3.0, false));
-        assert_eq!(
-            said(&[harm.clone(), large.clone()]),
-            "harmed ages (bad against random: +2.00 years, +1.00 to +3.00)"
-        );
-        assert_eq!(said(&[help.clone()]), "helped ages (odd against random: -1.50 years, -2.50 to -0.50)");
-        let both = said(&[harm, help]);
+        let harmed = said(&[&harm, &large]);
+        assert_eq!(harmed, "harmed ages (bad against random: +2.00 years, +1.00 to +3.00)");
+        assert_eq!(said(&[&help]), "helped ages (odd against random: -1.50 years, -2.50 to -0.50)");
+        let both = said(&[&harm, &help]);
         assert!(both.starts_with("harmed ages in some arms (bad"), "{both}");
         assert!(both.contains("and helped in others (odd"), "{both}");
-        let neither = said(&[small.clone(), large]);
+        let neither = said(&[&small, &large]);
         assert!(neither.starts_with("could not be shown to harm or help ages (2 comparisons"), "{neither}");
         assert!(neither.contains("lower against random: -3.00"), "{neither}");
-        assert!(said(&[small]).contains("(1 comparison: low"));
+        assert!(said(&[&small]).contains("(1 comparison: low"));
     }
 }
