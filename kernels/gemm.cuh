@@ -48,28 +48,15 @@ enum class Along { K, MN };
 
 // --- From memory to the ring -------------------------------------------------------------------------------
 
-// A matrix [rows, cols]. What else takes its place has these members too (patch_embed.cu).
+// A matrix [rows, cols].
 struct Matrix {
   const bf16* base;
   int rows, cols;
 
-  __device__ __forceinline__ bf16 element(int row, int col) const {
-    return base[static_cast<size_t>(row) * cols + col];
+  // Of an element, which may lie outside: none to read then.
+  __device__ __forceinline__ const bf16* at(int row, int col) const {
+    return base + static_cast<size_t>(row) * cols + col;
   }
-  // Whether the eight elements from a multiple of 8 on lie side by side.
-  __device__ __forceinline__ bool in_eights() const { return true; }
-
-  // Goes through the matrix; it may leave it, where `address` is none to read at.
-  struct Walk {
-    const bf16* at;
-    int cols;
-
-    __device__ __forceinline__ Walk(const Matrix& x, int row, int col)
-        : at(x.base + static_cast<size_t>(row) * x.cols + col), cols(x.cols) {}
-    __device__ __forceinline__ const bf16* address() const { return at; }
-    __device__ __forceinline__ void down(int rows) { at += static_cast<size_t>(rows) * cols; }
-    __device__ __forceinline__ void right(int cols) { at += cols; }
-  };
 };
 
 __device__ __forceinline__ bool aligned(const void* p) {
@@ -77,60 +64,59 @@ __device__ __forceinline__ bool aligned(const void* p) {
 }
 
 // Eight elements, one by one, zeros for those outside of `source`.
-template <class Source>
-__device__ __forceinline__ void copy_elements(bf16* to, const Source& source, int row, int col) {
+__device__ __forceinline__ void copy_elements(bf16* to, const Matrix& source, int row, int col) {
   float values[8];
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     const bool in = row < source.rows && col + i < source.cols;
-    values[i] = in ? __bfloat162float(source.element(row, col + i)) : 0.0f;
+    values[i] = in ? __bfloat162float(*source.at(row, col + i)) : 0.0f;
   }
   store(to, values);
 }
 
 // A thread's share of the copies of an operand: in each tile, the chunk of 8 elements at (row, col) and those
 // in the same place of every ROWS_AT_ONCE-th row below.
-template <class Tile, Along ALONG, class Source>
+template <class Tile, Along ALONG>
 struct Copies {
   static constexpr int ROWS = ALONG == Along::K ? Tile::SIDE : BLOCK_K;
   static constexpr int COLS = ALONG == Along::K ? BLOCK_K : Tile::SIDE;
   static constexpr int CHUNKS = COLS / 8, ROWS_AT_ONCE = THREADS / CHUNKS;
 
-  const Source& source;
+  const Matrix& source;
   int row, col;
-  typename Source::Walk walk;
+  const bf16* chunk;  // at (row, col)
 
   // Begins with the tile at `mn` along m or n, and `k`.
-  __device__ __forceinline__ Copies(const Source& source, int mn, int k)
+  __device__ __forceinline__ Copies(const Matrix& source, int mn, int k)
       : source(source),
         row((ALONG == Along::K ? mn : k) + threadIdx.x / CHUNKS),
         col((ALONG == Along::K ? k : mn) + threadIdx.x % CHUNKS * 8),
-        walk(source, row, col) {}
+        chunk(source.at(row, col)) {}
 
   // Begins to copy the tile, zeros for what lies outside of the operand, and goes on to the next along k.
   __device__ __forceinline__ void next(bf16* tile) {
     const int rows_left = col < source.cols ? source.rows - row : 0;
-    typename Source::Walk from = walk;
+    const bf16* from = chunk;
 #pragma unroll
     for (int pass = 0; pass < ROWS / ROWS_AT_ONCE; pass++) {
       const int r = pass * ROWS_AT_ONCE;
       bf16* to = tile + tile_at<COLS>(threadIdx.x / CHUNKS + r, threadIdx.x % CHUNKS);
       const bool in = r < rows_left;
-      const bool whole = in && source.in_eights() && col + 8 <= source.cols && aligned(from.address());
+      const bool whole = in && col + 8 <= source.cols && aligned(from);
       if (Tile::ANY_EXTENT && !whole) {
         copy_elements(to, source, row + r, col);
       } else {
         // Of no bytes it reads nothing, and writes zeros.
-        ptx::cp_async16(ptx::smem_u32(to), from.address(), in ? 16 : 0);
+        ptx::cp_async16(ptx::smem_u32(to), from, in ? 16 : 0);
       }
-      from.down(ROWS_AT_ONCE);
+      from += static_cast<size_t>(ROWS_AT_ONCE) * source.cols;
     }
     if constexpr (ALONG == Along::K) {
       col += BLOCK_K;
-      walk.right(BLOCK_K);
+      chunk += BLOCK_K;
     } else {
       row += BLOCK_K;
-      walk.down(BLOCK_K);
+      chunk += static_cast<size_t>(BLOCK_K) * source.cols;
     }
   }
 };
@@ -235,12 +221,12 @@ __device__ __forceinline__ Corner corner(int m, int n) {
 
 // Adds to this warp's quarter of the tile at `at` the products over k from `from` on. The operands end at the
 // same k: what is copied beyond is zeros.
-template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS = false, class A, class B>
+template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS = false>
 __device__ __forceinline__ void multiply(
-    Quarter<Tile>& c, const A& a, const B& b, Corner at, int from, int to, bool row_sums = false) {
+    Quarter<Tile>& c, const Matrix& a, const Matrix& b, Corner at, int from, int to, bool row_sums = false) {
   DYN_SMEM(Ring<Tile>, ring);
-  Copies<Tile, ALONG_A, A> copies_a(a, at.m, from);
-  Copies<Tile, ALONG_B, B> copies_b(b, at.n, from);
+  Copies<Tile, ALONG_A> copies_a(a, at.m, from);
+  Copies<Tile, ALONG_B> copies_b(b, at.n, from);
 #pragma unroll
   for (int stage = 0; stage < Tile::STAGES - 1; stage++) {
     copies_a.next(ring->a[stage]);
@@ -354,58 +340,6 @@ __device__ __forceinline__ void store_eight(T* to, int left, const float (&x)[8]
 #pragma unroll
   for (int i = 0; i < 8; i++) {
     if (i < left) to[i] = static_cast<T>(x[i]);
-  }
-}
-
-// --- Of a linear layer -------------------------------------------------------------------------------------
-
-// Leaves x w^T + b, [m, n], for x [m, k] of any source, w [n, k], b [n]. The sums begin with b.
-template <class Tile, class X, class Leave>
-__device__ __forceinline__ void affine(const X& x, const bf16* w, const float* b, int n, const Leave& leave) {
-  using Q = Quarter<Tile>;
-  const int m = x.rows, k = x.cols;
-  const Corner at = corner<Tile>(m, n);
-  Q c;
-#pragma unroll
-  for (int j = 0; j < Q::N; j++) {
-#pragma unroll
-    for (int e = 0; e < 2; e++) {
-      const int col = at.n + Q::n() + j * 8 + lane_id() % 4 * 2 + e;
-      const float bias = col < n ? b[col] : 0.0f;
-#pragma unroll
-      for (int i = 0; i < Q::M; i++) c.sum[i][j][e] = c.sum[i][j][2 + e] = bias;
-    }
-  }
-  multiply<Tile, Along::K, Along::K>(c, x, Matrix{w, n, k}, at, 0, k);
-  for_each_eight(c, at, m, n, leave);
-}
-
-// dw = dy^T x, [n, k], and db, the sums of dy's columns, [n], over rows from <= i < x.rows: the part of one
-// split, which lies blockIdx.y `stride` behind dw and db. The sums of columns are made by the first column of
-// tiles.
-template <class Tile, class X>
-__device__ __forceinline__ void weight_grad(
-    const bf16* dy, const X& x, float* dw, float* db, int n, int from, size_t stride) {
-  using Q = Quarter<Tile>;
-  const int k = x.cols;
-  const Corner at = corner<Tile>(n, k);
-  const bool row_sums = at.n + Q::n() == 0;
-  Q c = {};
-  multiply<Tile, Along::MN, Along::MN, true>(c, Matrix{dy, x.rows, n}, x, at, from, x.rows, row_sums);
-  dw += blockIdx.y * stride;
-  db += blockIdx.y * stride;
-  for_each_eight(c, at, n, k, [&](int row, int col, const float (&values)[8]) {
-    store_eight<Tile>(dw + static_cast<size_t>(row) * k + col, k - col, values);
-  });
-  if (row_sums && lane_id() % 4 == 0) {
-#pragma unroll
-    for (int i = 0; i < Q::M; i++) {
-#pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const int row = at.m + Q::m() + i * 16 + half * 8 + lane_id() / 4;
-        if (row < n) db[row] = c.row_sum[i][half * 2];
-      }
-    }
   }
 }
 

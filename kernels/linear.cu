@@ -17,10 +17,31 @@ using namespace gemm;
 
 // --- Forward -----------------------------------------------------------------------------------------------
 
+// Leaves x w^T + b, [m, n]. The sums begin with b.
+template <class Tile, class Leave>
+__device__ __forceinline__ void affine(
+    const bf16* x, const bf16* w, const float* b, int m, int n, int k, const Leave& leave) {
+  using Q = Quarter<Tile>;
+  const Corner at = corner<Tile>(m, n);
+  Q c;
+#pragma unroll
+  for (int j = 0; j < Q::N; j++) {
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      const int col = at.n + Q::n() + j * 8 + lane_id() % 4 * 2 + e;
+      const float bias = col < n ? b[col] : 0.0f;
+#pragma unroll
+      for (int i = 0; i < Q::M; i++) c.sum[i][j][e] = c.sum[i][j][2 + e] = bias;
+    }
+  }
+  multiply<Tile, Along::K, Along::K>(c, Matrix{x, m, k}, Matrix{w, n, k}, at, 0, k);
+  for_each_eight(c, at, m, n, leave);
+}
+
 template <class Tile, class Out>
 __device__ __forceinline__ void plain(
     const bf16* x, const bf16* w, const float* b, Out* y, int m, int n, int k) {
-  affine<Tile>(Matrix{x, m, k}, w, b, n, Plain<Tile, Out>{y, n});
+  affine<Tile>(x, w, b, m, n, k, Plain<Tile, Out>{y, n});
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSOR) linear(
@@ -62,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSO
 template <class Tile>
 __device__ __forceinline__ void with_gelu(
     const bf16* x, const bf16* w, const float* b, bf16* h, bf16* y, int m, int n, int k) {
-  affine<Tile>(Matrix{x, m, k}, w, b, n, WithGelu<Tile>{h, y, n});
+  affine<Tile>(x, w, b, m, n, k, WithGelu<Tile>{h, y, n});
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSOR) linear_gelu(
@@ -89,7 +110,7 @@ template <class Tile>
 __device__ __forceinline__ void with_residual(
     const bf16* x, const bf16* w, const float* b, const bf16* skip, const float* scale, bf16* y,
     int m, int n, int k, int rows_per_sample) {
-  affine<Tile>(Matrix{x, m, k}, w, b, n, WithResidual<Tile>{skip, scale, y, n, rows_per_sample});
+  affine<Tile>(x, w, b, m, n, k, WithResidual<Tile>{skip, scale, y, n, rows_per_sample});
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSOR) linear_residual(
@@ -173,12 +194,29 @@ linear_input_grad_gelu_small(
   input_grad_with_gelu<Small>(dy, w, h, dh, m, n, k);
 }
 
-// Split blockIdx.y takes `rows` rows.
+// dw = dy^T x, [n, k], and db, the sums of dy's columns, [n], over `rows` rows: the part of one split,
+// which lies blockIdx.y `stride` behind dw and db. The sums of columns are made by the first column of tiles.
 template <class Tile>
-__device__ __forceinline__ void split_weight_grad(
+__device__ __forceinline__ void weight_grad(
     const bf16* dy, const bf16* x, float* dw, float* db, int m, int n, int k, int rows, int stride) {
-  const int from = blockIdx.y * rows;
-  weight_grad<Tile>(dy, Matrix{x, min(m, from + rows), k}, dw, db, n, from, stride);
+  using Q = Quarter<Tile>;
+  const int from = blockIdx.y * rows, to = min(m, from + rows);
+  const Corner at = corner<Tile>(n, k);
+  const bool row_sums = at.n + Q::n() == 0;
+  Q c = {};
+  multiply<Tile, Along::MN, Along::MN, true>(c, Matrix{dy, to, n}, Matrix{x, to, k}, at, from, to, row_sums);
+  const size_t part = static_cast<size_t>(blockIdx.y) * stride;
+  for_each_eight(c, at, n, k, Plain<Tile, float>{dw + part, k});
+  if (row_sums && lane_id() % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < Q::M; i++) {
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int row = at.m + Q::m() + i * 16 + half * 8 + lane_id() / 4;
+        if (row < n) db[part + row] = c.row_sum[i][half * 2];
+      }
+    }
+  }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSOR) linear_weight_grad(
@@ -187,7 +225,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSO
     float* __restrict__ dw,       // [n, k], of each split
     float* __restrict__ db,       // [n], of each split
     int m, int n, int k, int rows, int stride) {
-  split_weight_grad<Large>(dy, x, dw, db, m, n, k, rows, stride);
+  weight_grad<Large>(dy, x, dw, db, m, n, k, rows, stride);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSOR) linear_weight_grad_small(
@@ -196,7 +234,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSO
     float* __restrict__ dw,       // [n, k], of each split
     float* __restrict__ db,       // [n], of each split
     int m, int n, int k, int rows, int stride) {
-  split_weight_grad<Small>(dy, x, dw, db, m, n, k, rows, stride);
+  weight_grad<Small>(dy, x, dw, db, m, n, k, rows, stride);
 }
 
 // dw and db from the parts that the splits have left, added in their order. A thread takes 4 numbers.

@@ -20,7 +20,7 @@ const PRODUCTS: [&str; 4] = ["HMMA.16816.F32.BF16", "LDSM.16.M", "LDGSTS", "STG.
 const HOPPER: [&str; 6] =
     ["HGMMA.64x", "UTMALDG.2D", "SYNCS.PHASECHK", "WARPGROUP.DEPBAR", "USETMAXREG", "STG.E.128"];
 
-const EXPECTED: [Expected; 6] = [
+const EXPECTED: [Expected; 7] = [
     Expected {
         file: "linear",
         kernels: &["linear", "linear_gelu", "linear_residual", "linear_input_grad", "linear_weight_grad"],
@@ -63,6 +63,12 @@ const EXPECTED: [Expected; 6] = [
         file: "layer_norm",
         kernels: &["layer_norm_768", "layer_norm_grad_768"],
         has: &["LDG.E.128", "STG.E.128"],
+        lacks: &[],
+    },
+    Expected {
+        file: "patch_embed",
+        kernels: &["patch_rows"],
+        has: &["LDG.E.128", "LDG.E.64", "STG.E.128", "STG.E.64"],
         lacks: &[],
     },
     // Moments and weights are read once and written once: past the caches.

@@ -39,7 +39,7 @@ fn share(part: usize, of: usize) {
     let mut failed = Vec::new();
     for case in &cases {
         // Products and attention have kernels of their own for Hopper.
-        let both = ["linear", "attention"].iter().any(|name| case.name.contains(name));
+        let both = ["linear", "patch_embed", "attention"].iter().any(|name| case.name.contains(name));
         let devices: &[fn(Emulator) -> Emulator] =
             if both { &[|e| e, Emulator::before_hopper] } else { &[|e| e] };
         for device in devices {

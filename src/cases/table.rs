@@ -125,20 +125,6 @@ fn tokens() -> Vec<Case> {
         r.indices(&[2, kept], values)
     };
     let mut cases = vec![
-        Case::new("patch_embed", "2 channels, 4 x 8 x 4 in 2³, 5 of 16 kept", |r| {
-            let volume = r.activation(&[2, 2, 4, 8, 4]);
-            let kept = (0..2).flat_map(|_| r.permutation(16)[..5].to_vec()).collect();
-            let ids = r.indices(&[2, 5], kept);
-            let (w, b) = (r.param(&[6, 2, 2, 2, 2]), r.param(&[6]));
-            ops::patch_embed(&mut r.tape, volume, ids, w, b).into()
-        }),
-        Case::new("patch_embed", "16 x 24 x 16 in 8³, 7 of 12 kept, large tiles", |r| {
-            let volume = r.activation(&[2, 1, 16, 24, 16]);
-            let kept = (0..2).flat_map(|_| r.permutation(12)[..7].to_vec()).collect();
-            let ids = r.indices(&[2, 7], kept);
-            let (w, b) = (r.param(&[136, 1, 8, 8, 8]), r.param(&[136]));
-            ops::patch_embed(&mut r.tape, volume, ids, w, b).into()
-        }),
         Case::new("gather_tokens", "3 of 8, after a class token", move |r| {
             let (x, ids) = (r.param(&[2, 9, 8]), ids(r, 3));
             ops::gather_tokens(&mut r.tape, x, ids, 1).into()
@@ -173,6 +159,27 @@ fn tokens() -> Vec<Case> {
             Outputs { other: vec![ops::copy(&mut r.tape, x)], ..Outputs::default() }
         }),
     ];
+    // Patches in vectors of 8, 4 and 2 voxels, and voxel by voxel; products in small tiles and in several large ones.
+    for (edge, channels, patches, [batch, kept, dim]) in [
+        (16, 1, [2, 1, 3], [2, 4, 136]),
+        (12, 1, [2, 1, 2], [3, 3, 136]),
+        (8, 1, [2, 3, 2], [2, 7, 136]),
+        (4, 3, [2, 3, 2], [20, 7, 16]),
+        (3, 2, [2, 1, 3], [2, 5, 7]),
+        (2, 2, [2, 4, 2], [2, 5, 6]),
+    ] {
+        let shape = format!("{batch} x {kept} patches of {edge}³, {channels} channels -> {dim}");
+        let case = Case::new("patch_embed", shape, move |r| {
+            let [x, y, z] = patches.map(|n| n * edge);
+            let volume = r.activation(&[batch, channels, x, y, z]);
+            let tokens = patches.iter().product();
+            let ids = (0..batch).flat_map(|_| r.permutation(tokens)[..kept].to_vec()).collect();
+            let ids = r.indices(&[batch, kept], ids);
+            let (w, b) = (r.param(&[dim, channels, edge, edge, edge]), r.param(&[dim]));
+            ops::patch_embed(&mut r.tape, volume, ids, w, b).into()
+        });
+        cases.push(case);
+    }
     // The smallest; more rows and columns than a block takes.
     for [batch, length, dim] in [[3, 9, 8], [2, 70, 264]] {
         let shape = format!("{} tokens of {dim} after a class token", length - 1);

@@ -5,14 +5,14 @@
 use super::tiling::{self, Kernels, Lies, Product, Tiling, in_vectors};
 use super::weight_grad::WeightGrad;
 use super::{ROWS, row_block};
-use crate::machine::cuda::{Arg, Launch, Result, Stream};
+use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_tile, gemm, spread};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
 use rayon::prelude::*;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-const LINEAR: Kernels =
+pub(super) const LINEAR: Kernels =
     Kernels { portable: ["linear", "linear_small"], hopper: Some(["linear_wide", "linear_narrow"]) };
 const LINEAR_REAL: Kernels = Kernels { portable: ["linear_real", "linear_real_small"], hopper: None };
 const LINEAR_GELU: Kernels = Kernels {
@@ -30,10 +30,6 @@ const LINEAR_INPUT_GRAD: Kernels = Kernels {
 const LINEAR_INPUT_GRAD_GELU: Kernels = Kernels {
     portable: ["linear_input_grad_gelu", "linear_input_grad_gelu_small"],
     hopper: Some(["linear_input_grad_gelu_wide", "linear_input_grad_gelu_narrow"]),
-};
-const LINEAR_WEIGHT_GRAD: Kernels = Kernels {
-    portable: ["linear_weight_grad", "linear_weight_grad_small"],
-    hopper: Some(["linear_weight_grad_wide", "linear_weight_grad_narrow"]),
 };
 
 /// GELU of a linear layer's output, and what it was before.
@@ -197,17 +193,12 @@ impl Op for Linear {
                 (LINEAR_RESIDUAL, vec![s.bf16(skip).into(), scale.map(|t| s.f32(t)).into(), s.bf16(y).into()])
             }
         };
-        let tiling =
-            Tiling::of(s, kernels, Product { shape: [rows, n], sum: k, in_vectors: in_vectors(n, k) });
-        let x = tiling::Matrix { at: s.bf16(self.x.value), shape: [rows, k], lies: Lies::Along };
-        let w = tiling::Matrix { at: s.bf16(self.w), shape: [n, k], lies: Lies::Along };
-        let operands: [Arg; 3] = [tiling.left(s, x)?, tiling.right(s, w)?, s.f32(b).into()];
-        let extents: [Arg; 3] = [rows.into(), n.into(), k.into()];
-        let mut args = [&operands[..], &rest, &extents].concat();
-        if let Epilogue::Residual { .. } = self.epilogue {
-            args.push((rows / self.samples).into());
-        }
-        tiling.launch(s, &args)
+        let last: &[Arg] = match self.epilogue {
+            Epilogue::Residual { .. } => &[(rows / self.samples).into()],
+            _ => &[],
+        };
+        let product = Affine { x: s.bf16(self.x.value), w: s.bf16(self.w), b: s.f32(b), rows, n, k };
+        product.launch(s, kernels, &rest, last)
     }
     fn flops(&self) -> u64 {
         2 * (self.rows * self.n * self.k) as u64
@@ -235,6 +226,30 @@ impl<F: Real> Define<F> for Linear {
                 });
             }
         }
+    }
+}
+
+/// `x wᵀ + b` of what lies at these addresses: `x: [rows, k]`, `w: [n, k]`, `b: [n]`.
+pub(super) struct Affine {
+    pub(super) x: Ptr,
+    pub(super) w: Ptr,
+    pub(super) b: Ptr,
+    pub(super) rows: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+}
+
+impl Affine {
+    /// Launches one of `kernels`, which takes `rest` between its operands and its extents, and `last` after these.
+    pub(super) fn launch(&self, s: &Stream, kernels: Kernels, rest: &[Arg], last: &[Arg]) -> Result<()> {
+        let &Affine { x, w, b, rows, n, k } = self;
+        let tiling =
+            Tiling::of(s, kernels, Product { shape: [rows, n], sum: k, in_vectors: in_vectors(n, k) });
+        let x = tiling::Matrix { at: x, shape: [rows, k], lies: Lies::Along };
+        let w = tiling::Matrix { at: w, shape: [n, k], lies: Lies::Along };
+        let operands: [Arg; 3] = [tiling.left(s, x)?, tiling.right(s, w)?, b.into()];
+        let extents: [Arg; 3] = [rows.into(), n.into(), k.into()];
+        tiling.launch(s, &[&operands[..], rest, &extents, last].concat())
     }
 }
 
@@ -398,7 +413,7 @@ fn weight_grad(d: &mut Adjoint, dy: Tensor, x: Tensor, w: Tensor, b: Tensor) {
     grad.leave(d, w, b);
 }
 
-/// [`WeightGrad`] for rows that lie in memory.
+/// [`WeightGrad`] for rows that are a tensor.
 #[derive(Debug)]
 struct LinearWeightGrad {
     dy: Tensor,
@@ -411,13 +426,8 @@ impl Op for LinearWeightGrad {
         Io::new([self.dy, self.x], self.grad.writes()).scratch([self.grad.scratch()])
     }
     fn launch(&self, s: &Stream) -> Result<()> {
-        let [rows, n, k] = self.grad.extents();
-        let split = self.grad.split(s, LINEAR_WEIGHT_GRAD, in_vectors(n, k));
-        let parts = s.workspace(split.bytes());
-        let dy = tiling::Matrix { at: s.bf16(self.dy), shape: [rows, n], lies: Lies::Across };
-        let x = tiling::Matrix { at: s.bf16(self.x), shape: [rows, k], lies: Lies::Across };
-        let operands = [split.tiling().left(s, dy)?, split.tiling().right(s, x)?];
-        split.launch(s, parts, &operands, &[rows.into(), n.into(), k.into()])
+        let split = self.grad.split(s);
+        split.launch(s, s.workspace(split.bytes()), s.bf16(self.dy), s.bf16(self.x))
     }
     fn flops(&self) -> u64 {
         self.grad.flops()

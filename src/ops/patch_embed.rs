@@ -1,16 +1,12 @@
-//! `y[b, i] = w · patch(volume[b], ids[b, i]) + b`: a strided 3-D convolution at the kept patches only.
+//! `y[b, i] = w · patch(volume[b], ids[b, i]) + b`: a strided 3-D convolution at the kept patches only, a linear
+//! layer over these as rows.
 use super::Patches;
-use super::linear::affine;
-use super::tiling::{Kernels, Product, Tiling};
+use super::linear::{Affine, LINEAR, affine};
 use super::weight_grad::WeightGrad;
-use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
+use crate::machine::cuda::{ALIGN, Arg, Launch, Ptr, Result, Stream};
 use crate::machine::{Mat, Mem, Real};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
 use rayon::prelude::*;
-
-const PATCH_EMBED: Kernels = Kernels { portable: ["patch_embed", "patch_embed_small"], hopper: None };
-const PATCH_EMBED_GRAD: Kernels =
-    Kernels { portable: ["patch_embed_grad", "patch_embed_grad_small"], hopper: None };
 
 /// Records the embedding of patches `ids: [B, K]` of `volume: [B, C, X, Y, Z]` by `w: [D, C, p, p, p]` and
 /// `b: [D]`. Returns `[B, K, D]`. No gradient flows to the volume.
@@ -56,34 +52,27 @@ impl Kept {
         });
         rows
     }
-    /// Whether kernels can copy eight voxels at a time, from patches and from rows of `dim`.
-    fn in_vectors(&self, dim: usize) -> bool {
-        self.patches.edge.is_multiple_of(8) && dim.is_multiple_of(8)
-    }
-    /// Bytes of the places of patches and of voxels in them, by which kernels gather.
+    /// Bytes of their rows as kernels gather them, in bf16; what lies behind is aligned too.
     fn bytes(&self) -> usize {
-        (self.count() + self.patches.values()) * size_of::<u32>()
+        (2 * self.count() * self.patches.values()).next_multiple_of(ALIGN)
     }
-    /// Works them out at `places`. Returns the operand that they are, and its extents beside `dim`.
-    fn launch(&self, s: &Stream, places: Ptr, dim: usize) -> Result<([Arg; 3], [Arg; 4])> {
-        const BLOCK: usize = 256;
+    /// Gathers them at `rows`.
+    fn launch(&self, s: &Stream, rows: Ptr) -> Result<()> {
+        const WARPS: usize = 8; // of a block, each with 32 vectors of 8 rows
         let &Kept { kept, patches: Patches { channels, volume: [x, y, z], edge }, .. } = self;
-        let (rows, values) = (self.count(), self.patches.values());
-        let voxels = self.batch * self.patches.volume_len();
-        assert!(u32::try_from(voxels).is_ok(), "kernels count voxels in 32 bits: {voxels} are too many");
-        let offsets = places.offset(rows * size_of::<u32>());
-        let extents = [rows, kept, channels, x, y, z, edge].map(Arg::from);
+        let vector = 1 << edge.trailing_zeros().min(3);
+        let warps = self.patches.values().div_ceil(32 * vector) * self.count().div_ceil(8);
+        let extents = [self.count(), kept, channels, x, y, z, edge].map(Arg::from);
+        let arrays: [Arg; 3] = [s.bf16(self.volume).into(), s.indices(self.ids).into(), rows.into()];
         s.launch(
             Launch {
-                kernel: "patch_places",
-                grid: [rows.max(values).div_ceil(BLOCK), 1, 1],
-                block: BLOCK,
+                kernel: "patch_rows",
+                grid: [warps.div_ceil(WARPS), 1, 1],
+                block: 32 * WARPS,
                 shared: 0,
             },
-            &[&[s.indices(self.ids).into(), places.into(), offsets.into()], &extents[..]].concat(),
-        )?;
-        let operand = [s.bf16(self.volume), places, offsets];
-        Ok((operand.map(Arg::from), [rows, dim, values, edge].map(Arg::from)))
+            &[&arrays[..], &extents].concat(),
+        )
     }
 }
 
@@ -105,18 +94,17 @@ impl Op for PatchEmbed {
         assert!(!d.wants(x.volume), "no gradient flows to the volume");
         if let Some(dy) = d.of(self.y) {
             let (grad, rows) = (WeightGrad::of(d.tape, dy, w, b), d.tape.like(x.rows));
-            d.tape.push(PatchEmbedGrad { x: Kept { rows, ..x }, dy, dim: self.dim, grad });
+            d.tape.push(PatchEmbedGrad { x: Kept { rows, ..x }, dy, grad });
             grad.leave(d, w, b);
         }
     }
     fn launch(&self, s: &Stream) -> Result<()> {
         let &PatchEmbed { x, w, b, y, dim } = self;
-        let (operand, extents) = x.launch(s, s.workspace(x.bytes()), dim)?;
-        let rest: [Arg; 3] = [s.bf16(w).into(), s.f32(b).into(), s.bf16(y).into()];
-        let args = [&operand[..], &rest, &extents].concat();
-        let product =
-            Product { shape: [x.count(), dim], sum: x.patches.values(), in_vectors: x.in_vectors(dim) };
-        Tiling::of(s, PATCH_EMBED, product).launch(s, &args)
+        let rows = s.workspace(x.bytes());
+        x.launch(s, rows)?;
+        let (w, b) = (s.bf16(w), s.f32(b));
+        let product = Affine { x: rows, w, b, rows: x.count(), n: dim, k: x.patches.values() };
+        product.launch(s, LINEAR, &[s.bf16(y).into()], &[])
     }
     fn flops(&self) -> u64 {
         2 * (self.x.count() * self.dim * self.x.patches.values()) as u64
@@ -131,12 +119,11 @@ impl<F: Real> Define<F> for PatchEmbed {
     }
 }
 
-/// The gradients of w and b. The patches are gathered again, which costs less than keeping them.
+/// The gradients of w and b. The patches are gathered again, which takes less memory than keeping them.
 #[derive(Debug)]
 struct PatchEmbedGrad {
     x: Kept,
     dy: Tensor,
-    dim: usize,
     grad: WeightGrad,
 }
 
@@ -146,12 +133,11 @@ impl Op for PatchEmbedGrad {
         Io::new([self.x.volume, self.x.ids, self.dy], self.grad.writes()).scratch(scratch)
     }
     fn launch(&self, s: &Stream) -> Result<()> {
-        let &PatchEmbedGrad { x, dy, dim, grad } = self;
-        let split = grad.split(s, PATCH_EMBED_GRAD, x.in_vectors(dim));
-        let parts = s.workspace(split.bytes() + x.bytes());
-        let (operand, extents) = x.launch(s, parts.offset(split.bytes()), dim)?;
-        let operands = [&operand[..], &[s.bf16(dy).into()]].concat();
-        split.launch(s, parts, &operands, &extents)
+        let &PatchEmbedGrad { x, dy, grad } = self;
+        let split = grad.split(s);
+        let rows = s.workspace(x.bytes() + split.bytes());
+        x.launch(s, rows)?;
+        split.launch(s, rows.offset(x.bytes()), s.bf16(dy), rows)
     }
     fn flops(&self) -> u64 {
         self.grad.flops()

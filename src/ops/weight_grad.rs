@@ -1,10 +1,15 @@
 //! The gradients of a linear layer's weights and biases, for whatever gives its rows.
-use super::tiling::{Kernels, Product, Tiling};
+use super::tiling::{self, Kernels, Lies, Product, Tiling, in_vectors};
 use super::{ROWS, column_sum};
 use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, gemm};
 use crate::tape::{Adjoint, Tape, Tensor};
 use rayon::prelude::*;
+
+const LINEAR_WEIGHT_GRAD: Kernels = Kernels {
+    portable: ["linear_weight_grad", "linear_weight_grad_small"],
+    hopper: Some(["linear_weight_grad_wide", "linear_weight_grad_narrow"]),
+};
 
 /// The gradients of weights `w`, of `n k` elements, and biases `b: [n]` from `dy: [rows, n]` and rows `x:
 /// [rows, k]`.
@@ -38,10 +43,6 @@ impl WeightGrad {
     pub(super) fn scratch(&self) -> Tensor {
         self.partial
     }
-    /// Of dy and x: rows, n, k.
-    pub(super) fn extents(&self) -> [usize; 3] {
-        [self.rows, self.n, self.k]
-    }
     pub(super) fn flops(&self) -> u64 {
         2 * (self.rows * self.n * self.k) as u64
     }
@@ -55,10 +56,10 @@ impl WeightGrad {
         column_sum(partial, db);
     }
     /// How kernels split it.
-    pub(super) fn split(&self, s: &Stream, kernels: Kernels, in_vectors: bool) -> Split {
+    pub(super) fn split(&self, s: &Stream) -> Split {
         let &WeightGrad { rows, n, k, .. } = self;
-        let product = Product { shape: [n, k], sum: rows, in_vectors };
-        Split { grad: *self, tiling: Tiling::of_split(s, kernels, product) }
+        let product = Product { shape: [n, k], sum: rows, in_vectors: in_vectors(n, k) };
+        Split { grad: *self, tiling: Tiling::of_split(s, LINEAR_WEIGHT_GRAD, product) }
     }
 }
 
@@ -79,19 +80,18 @@ impl Split {
     pub(super) fn bytes(&self) -> usize {
         self.tiling.splits() * self.stride() * size_of::<f32>()
     }
-    /// How the product is cut.
-    pub(super) fn tiling(&self) -> &Tiling {
-        &self.tiling
-    }
-    /// Launches the kernel on `operands` and `extents`, with room for the parts at `parts`.
-    pub(super) fn launch(&self, s: &Stream, parts: Ptr, operands: &[Arg], extents: &[Arg]) -> Result<()> {
+    /// Launches the kernels on what lies at `dy` and `x`, with room for the parts at `parts`.
+    pub(super) fn launch(&self, s: &Stream, parts: Ptr, dy: Ptr, x: Ptr) -> Result<()> {
         const BLOCK: usize = 256; // threads, each with 4 numbers
-        let WeightGrad { n, k, .. } = self.grad;
+        let WeightGrad { rows, n, k, .. } = self.grad;
+        let dy = tiling::Matrix { at: dy, shape: [rows, n], lies: Lies::Across };
+        let x = tiling::Matrix { at: x, shape: [rows, k], lies: Lies::Across };
+        let operands = [self.tiling.left(s, dy)?, self.tiling.right(s, x)?];
         let count = self.tiling.splits();
         let left = [s.f32(self.grad.dw), s.f32(self.grad.db)];
         let to = if count == 1 { left } else { [parts, parts.offset(n * k * size_of::<f32>())] };
-        let split: [Arg; 2] = [self.tiling.each().into(), self.stride().into()];
-        let args = [operands, &to.map(Arg::from), extents, &split].concat();
+        let extents = [rows, n, k, self.tiling.each(), self.stride()];
+        let args = [&operands[..], &to.map(Arg::from), &extents.map(Arg::from)].concat();
         self.tiling.launch(s, &args)?;
         if count == 1 {
             return Ok(());
