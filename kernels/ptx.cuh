@@ -117,6 +117,14 @@ PTX void bar_arrive(int barrier, int threads) {
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
+// The inverse of ldmatrix_x4: lane l names row l % 8 of matrix l / 8 (16 bytes, aligned), and brings of each matrix
+// the elements [l / 4][2 (l % 4) + 0, 1].
+PTX void stmatrix_x4(uint32_t row, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(row), "r"(r[0]),
+               "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+
 // A barrier in shared memory, 8 bytes: its phase ends after `arrivals` arrivals and all bytes expected.
 PTX void mbar_init(uint32_t barrier, unsigned arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -166,6 +174,32 @@ PTX void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uin
       "[%2];\n" ::"r"(to),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
       : "memory");
+}
+
+// A box of shared memory to a tensor in global memory; what lies outside the tensor is not written. A thread that
+// has fenced (fence_proxy_async) must have written each byte, and a barrier must lie between. The box may not change
+// before the store has read it, nor may the block end.
+PTX void tma_store_2d(const TensorMap* map, int x, int y, uint32_t from) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\n" ::"l"(map),
+               "r"(from), "r"(x), "r"(y)
+               : "memory");
+}
+
+// Closes the group of the stores that this thread has issued since the last one.
+PTX void tma_store_commit() {
+  asm volatile("cp.async.bulk.commit_group;\n" ::: "memory");
+}
+
+// Waits until all but PENDING of this thread's groups have read shared memory.
+template <int PENDING>
+PTX void tma_store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(PENDING) : "memory");
+}
+
+// Waits until all but PENDING of this thread's groups are written. The end of the kernel waits for all of them.
+template <int PENDING>
+PTX void tma_store_wait() {
+  asm volatile("cp.async.bulk.wait_group %0;\n" ::"n"(PENDING) : "memory");
 }
 
 PTX void tma_prefetch_desc(const TensorMap* map) {

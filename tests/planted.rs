@@ -31,7 +31,7 @@ const RACE: &str = "ThreadSanitizer: data race";
 /// One with the tensor cores: neither has a stack that names the kernel, as all other reports must.
 const RACE_OF_THE_COPY_ENGINE: &str = "#0 emu::tma_load(";
 
-const PLANTED: [Planted; 16] = [
+const PLANTED: [Planted; 20] = [
     Planted {
         kernel: "planted_barrier",
         bug: 1,
@@ -91,6 +91,15 @@ const PLANTED: [Planted; 16] = [
         bug: 2,
         run: ring,
         found_by: &[("", WRONG), ("thread", RACE_OF_THE_COPY_ENGINE)],
+    },
+    Planted { kernel: "planted_store", bug: 1, run: store, found_by: &[("thread", RACE)] },
+    Planted { kernel: "planted_store", bug: 2, run: store, found_by: &[("", WRONG), ("thread", RACE)] },
+    Planted { kernel: "planted_store", bug: 3, run: store, found_by: &[("", WRONG), ("thread", RACE)] },
+    Planted {
+        kernel: "planted_store",
+        bug: 4,
+        run: store,
+        found_by: &[("", "the thread ended with TMA stores under way")],
     },
 ];
 
@@ -247,6 +256,23 @@ fn ring(run: &Run) -> cuda::Result<bool> {
     let args = &mut [pointer(&mut a_map), pointer(&mut b_map), pointer(&mut c_at), pointer(&mut count)];
     run.launch(1, THREADS as u32 + 32, 4 * TILE * TILE * 2 + 1024, args)?;
     Ok(c == sum_of_products(&a, &b))
+}
+
+fn store(run: &Run) -> cuda::Result<bool> {
+    let x = aligned(&tiles(3, 0));
+    let (mut y, mut z) = (vec![0_u128; x.len()], vec![0_u128; x.len() / 3]);
+    let mut map = TensorMap::new(&y, 2, [TILE, 3 * TILE, 1], TILE, [TILE, TILE, 1], true);
+    let (mut x_at, mut y_at, mut z_at) = (x.as_ptr(), y.as_mut_ptr(), z.as_mut_ptr());
+    let mut count = 3_i32;
+    let args = &mut [
+        pointer(&mut map),
+        pointer(&mut x_at),
+        pointer(&mut y_at),
+        pointer(&mut z_at),
+        pointer(&mut count),
+    ];
+    run.launch(1, THREADS as u32, TILE * TILE * 2, args)?;
+    Ok(y == x && z == x[2 * x.len() / 3..])
 }
 
 /// Runs one of the kernels, and panics with what is wrong.

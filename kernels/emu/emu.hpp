@@ -80,7 +80,7 @@ uint32_t shared_address(const void* pointer);
 // `wait`.
 void block_barrier(unsigned barrier, unsigned threads, bool wait);
 
-enum class Collective { SyncWarp, Shuffle, Ballot, Mma, Ldmatrix };
+enum class Collective { SyncWarp, Shuffle, Ballot, Mma, Ldmatrix, Stmatrix };
 
 // What a warp operation does: runs once, when the lanes of `mask` have all come; lane l brought lanes[l].
 using WarpOperation = void (*)(uint32_t mask, void* const* lanes);

@@ -83,6 +83,7 @@ void leave(Fiber& from, Fiber* to, bool last = false) {
 // Counts a fiber out; returns the one that runs next.
 Fiber* finish(Fiber& fiber) {
   const sanitizer::Quiet quiet;
+  leave_stores(fiber);
   sanitizer::release(&fiber.block->launch);
   fiber.finished = true;
   fiber.block->live--;
@@ -281,8 +282,7 @@ class Worker {
   unsigned char* stacks_;
   std::vector<sanitizer::Actor> actors_;
   std::vector<Fiber> fibers_;
-  sanitizer::Actor copy_unit_;
-  sanitizer::Actor tensor_core_;
+  Units units_[2];
 };
 
 // To ThreadSanitizer a thread of one block and a thread of the next are different threads only if they are
@@ -299,8 +299,9 @@ Worker::Worker(unsigned threads)
     mprotect(stacks_ + slot * STACK_BYTES, GUARD_BYTES, PROT_NONE);
     actors_.push_back(sanitizer::new_actor());
   }
-  copy_unit_ = sanitizer::new_actor();
-  tensor_core_ = sanitizer::new_actor();
+  for (Units& units : units_) {
+    units = {sanitizer::new_actor(), sanitizer::new_actor(), sanitizer::new_actor(), sanitizer::new_actor()};
+  }
 }
 
 Worker::~Worker() {
@@ -320,6 +321,7 @@ void Worker::prepare(Fiber& fiber, Block& block, unsigned number, unsigned slot,
   fiber.wait = Wait();
   fiber.finished = false;
   fiber.copies.clear();
+  fiber.stores.clear();
 
   unsigned char* stack = stacks_ + slot * STACK_BYTES;
   void** top = reinterpret_cast<void**>(stack + STACK_BYTES - slot % STACK_STAGGERS * STACK_STAGGER);
@@ -338,8 +340,7 @@ std::string Worker::run_block(const Launch& launch, uint64_t number) {
   auto block = std::make_unique<Block>(launch, number);
   block->fibers = fibers_.data();
   block->host.actor = sanitizer::current_actor();
-  block->copy_unit = copy_unit_;
-  block->tensor_core = tensor_core_;
+  block->units = units_[number % std::size(units_)];
   const dim3 grid = launch.grid;
   const unsigned x = number % grid.x;
   const unsigned y = number / grid.x % grid.y;
@@ -359,6 +360,9 @@ std::string Worker::run_block(const Launch& launch, uint64_t number) {
   }
   if (block->error.empty() && !block->loads.empty()) {
     block->error = "the block ended with TMA loads under way";
+  }
+  if (block->error.empty()) {
+    finish_stores(*block);
   }
   return block->error;
 }

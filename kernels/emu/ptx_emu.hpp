@@ -46,6 +46,13 @@ void load_matrices(uint32_t (&received)[MATRICES], uint32_t address, bool transp
   }
 }
 
+struct Stmatrix {
+  const uint32_t* brought;
+  uint16_t row[8];
+};
+void stmatrix(uint32_t mask, void* const* lanes);
+void write_matrix_row(uint32_t address, const uint16_t (&row)[8]);
+
 // Copies `read` bytes and zeroes the rest of `bytes`.
 void async_copy(uint32_t to, const void* from, unsigned bytes, unsigned read);
 void async_copy_commit();
@@ -56,6 +63,10 @@ void mbarrier_arrive(uint32_t barrier, uint32_t expected_bytes);
 void mbarrier_wait(uint32_t barrier, uint32_t parity);
 
 void tma_load(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier);
+void tma_store(const TensorMap* map, int x, int y, uint32_t from);
+void tma_store_commit();
+void tma_store_wait_read(unsigned pending);
+void tma_store_wait(unsigned pending);
 void fence_proxy_async();
 
 struct Wgmma {
@@ -99,6 +110,12 @@ inline void ldmatrix_x2(uint32_t (&r)[2], uint32_t row) {
 
 inline void ldmatrix_x2_trans(uint32_t (&r)[2], uint32_t row) {
   emu::load_matrices(r, row, true);
+}
+
+inline void stmatrix_x4(uint32_t row, const uint32_t (&r)[4]) {
+  emu::Stmatrix lane{r, {}};
+  emu::warp_collective(emu::Collective::Stmatrix, ~0u, emu::stmatrix, &lane);
+  emu::write_matrix_row(row, lane.row);
 }
 
 inline void cp_async16(uint32_t to, const void* from, int bytes = 16) {
@@ -160,6 +177,24 @@ inline void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_
 
 inline void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier) {
   emu::tma_load(to, map, x, y, z, barrier);
+}
+
+inline void tma_store_2d(const TensorMap* map, int x, int y, uint32_t from) {
+  emu::tma_store(map, x, y, from);
+}
+
+inline void tma_store_commit() {
+  emu::tma_store_commit();
+}
+
+template <int PENDING>
+void tma_store_wait_read() {
+  emu::tma_store_wait_read(PENDING);
+}
+
+template <int PENDING>
+void tma_store_wait() {
+  emu::tma_store_wait(PENDING);
 }
 
 inline void tma_prefetch_desc(const TensorMap*) {

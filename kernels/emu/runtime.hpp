@@ -87,17 +87,21 @@ class InFlight {
     }
   }
 
+  // Of all groups but the newest `pending`.
+  template <class Look>
+  void for_each_before(unsigned pending, Look look) {
+    const size_t end = end_of(groups_before(pending));
+    for (size_t i = 0; i < end; i++) {
+      look(operations_[i]);
+    }
+  }
+
   // Finishes the oldest groups until `pending` are left.
   template <class Finish>
   void wait(unsigned pending, Finish finish) {
-    if (group_ends_.size() <= pending) {
-      return;
-    }
-    const size_t groups = group_ends_.size() - pending;
-    const size_t end = group_ends_[groups - 1];
-    for (size_t i = 0; i < end; i++) {
-      finish(operations_[i]);
-    }
+    for_each_before(pending, finish);
+    const size_t groups = groups_before(pending);
+    const size_t end = end_of(groups);
     operations_.erase(operations_.begin(), operations_.begin() + end);
     group_ends_.erase(group_ends_.begin(), group_ends_.begin() + groups);
     for (size_t& group_end : group_ends_) {
@@ -111,6 +115,13 @@ class InFlight {
   }
 
  private:
+  size_t groups_before(unsigned pending) const {
+    return group_ends_.size() > pending ? group_ends_.size() - pending : 0;
+  }
+  size_t end_of(size_t groups) const {
+    return groups > 0 ? group_ends_[groups - 1] : 0;
+  }
+
   std::vector<Operation> operations_;
   std::vector<size_t> group_ends_;
 };
@@ -121,6 +132,17 @@ struct Copy {
   const void* from;
   unsigned bytes;
   unsigned read;
+};
+
+// cp.async.bulk.tensor from shared to global memory.
+struct TmaStore {
+  TensorMap map;  // a copy: the thread may end before the store does, and its parameters with it
+  const unsigned char* from;
+  int at[3];
+  unsigned number;                 // counted by block
+  bool waited = false;             // the thread has waited until shared memory was read
+  std::vector<unsigned char> box;  // what was there, once it is read
+  bool written = false;
 };
 
 // What a thread waits for, as words: `format` takes `number`.
@@ -147,6 +169,7 @@ struct Fiber : Thread {
   Wait wait;
   bool finished;
   InFlight<Copy> copies;
+  InFlight<TmaStore> stores;
 };
 
 // The threads that can run.
@@ -195,6 +218,19 @@ class PhaseToken {
   char tokens_[2];
 };
 
+// A token for each of several operations, which are numbered as they are issued: for those that are under way
+// together.
+class NumberedTokens {
+ public:
+  const char* operator[](unsigned number) const {
+    return &tokens_[number % MOST];
+  }
+
+ private:
+  static constexpr unsigned MOST = 256;
+  char tokens_[MOST];
+};
+
 // Lanes of a warp on their way to one warp operation.
 struct Meeting {
   uint32_t mask = 0;
@@ -225,8 +261,7 @@ struct Warpgroup {
   InFlight<PendingWgmma> products;
   char product_token;
   // Stands for the reading of a product's operands by the thread that issued it.
-  static constexpr unsigned MOST_ISSUED = 256;
-  char issued_tokens[MOST_ISSUED];
+  NumberedTokens issued_tokens;
   unsigned issued = 0;
   char wait_token;
 };
@@ -245,14 +280,19 @@ struct MbarrierWait {
 };
 
 struct TmaLoad {
-  TensorMap map;  // a copy: the thread may end before the load does, and its parameters with it
+  TensorMap map;  // a copy, as that of a store
   unsigned char* to;
   int at[3];
   uint64_t* barrier;
+};
 
-  size_t bytes() const {
-    return static_cast<size_t>(map.box[0]) * map.box[1] * map.box[2] * map.element_bytes;
-  }
+// Units of a processor beside its threads, to ThreadSanitizer. A TMA store is two: what reads shared memory does not
+// know all that the thread does that has issued it, what writes global memory does.
+struct Units {
+  sanitizer::Actor loads;
+  sanitizer::Actor store_reads;
+  sanitizer::Actor store_writes;
+  sanitizer::Actor products;
 };
 
 // One block while it runs. The tokens stand for orderings that ThreadSanitizer is told of.
@@ -278,11 +318,15 @@ struct Block {
 
   std::vector<TmaLoad> loads;
   std::vector<MbarrierWait> mbarrier_waits;
-  sanitizer::Actor copy_unit = nullptr;
-  sanitizer::Actor tensor_core = nullptr;
+  std::vector<TmaStore> last_stores;  // of threads that have ended, to be written at the end
+  Units units;
   char issued_token;
   char loaded_token;
   char proxy_token;
+  unsigned stores = 0;
+  char store_token;
+  NumberedTokens read_tokens;
+  NumberedTokens written_tokens;
 
   // Whether what is issued now takes effect now.
   bool early();
@@ -305,7 +349,18 @@ void pause(Wait wait);
 // What lies at a shared address.
 unsigned char* shared_pointer(uint32_t address, size_t bytes);
 
+// The mbarrier at a shared address; what stands for the end of its phase; and what arrives at it.
+uint64_t* mbarrier_at(uint32_t address);
+const void* mbarrier_token(const uint64_t* barrier);
+void update_mbarrier(Block& block, uint64_t* barrier, unsigned arrivals, int bytes);
+
 // Lets one of the block's TMA loads arrive.
 void finish_a_load(Block& block);
+
+// Takes over what a thread that ends has not waited for.
+void leave_stores(Fiber& fiber);
+
+// Writes what the threads of the block have left.
+void finish_stores(Block& block);
 
 }  // namespace emu

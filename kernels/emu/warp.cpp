@@ -10,7 +10,7 @@ namespace emu {
 namespace {
 
 const char* const COLLECTIVES[] = {"__syncwarp(%08x)", "a shuffle (mask %08x)", "a vote (mask %08x)",
-                                   "mma.sync (mask %08x)", "ldmatrix (mask %08x)"};
+                                   "mma.sync (mask %08x)", "ldmatrix (mask %08x)", "stmatrix (mask %08x)"};
 
 // The meeting of the lanes of `mask`: one that has begun, or a new one.
 Meeting& join(Warp& warp, uint32_t mask, Collective kind) {
@@ -200,12 +200,22 @@ void mma(uint32_t mask, void* const* lanes) {
   }
 }
 
+namespace {
+
+constexpr size_t MATRIX_ROW_BYTES = 16;
+
+unsigned char* matrix_row(uint32_t address) {
+  if (address % MATRIX_ROW_BYTES != 0) {
+    fail("ldmatrix or stmatrix: the row at shared address 0x%x is not aligned to 16 bytes", address);
+  }
+  return shared_pointer(address, MATRIX_ROW_BYTES);
+}
+
+}  // namespace
+
 void read_matrix_row(uint16_t (&row)[8], uint32_t address) {
   const sanitizer::Quiet quiet;
-  if (address % sizeof row != 0) {
-    fail("ldmatrix: the row at shared address 0x%x is not aligned to 16 bytes", address);
-  }
-  const unsigned char* from = shared_pointer(address, sizeof row);
+  const unsigned char* from = matrix_row(address);
   sanitizer::read(from, sizeof row);
   std::memcpy(row, from, sizeof row);
 }
@@ -227,6 +237,27 @@ void ldmatrix(uint32_t mask, void* const* lanes) {
       static_cast<Ldmatrix*>(lanes[lane])->received[matrix] = low | high << 16;
     }
   }
+}
+
+void stmatrix(uint32_t mask, void* const* lanes) {
+  if (mask != ~0u) {
+    fail("stmatrix needs a whole warp");
+  }
+  for (unsigned named = 0; named < LANES; named++) {
+    uint16_t(&row)[8] = static_cast<Stmatrix*>(lanes[named])->row;
+    for (unsigned column = 0; column < 8; column++) {
+      const unsigned holder = named % 8 * 4 + column / 2;
+      const uint32_t pair = static_cast<const Stmatrix*>(lanes[holder])->brought[named / 8];
+      row[column] = pair >> column % 2 * 16;
+    }
+  }
+}
+
+void write_matrix_row(uint32_t address, const uint16_t (&row)[8]) {
+  const sanitizer::Quiet quiet;
+  unsigned char* to = matrix_row(address);
+  sanitizer::write(to, sizeof row);
+  std::memcpy(to, row, sizeof row);
 }
 
 }  // namespace emu

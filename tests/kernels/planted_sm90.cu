@@ -114,3 +114,45 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32)
   store(c, d);
 }
 EMU_KERNEL(planted_ring)
+
+// y = x, tile by tile through a buffer that TMA stores from, and z = the last tile of y. Bug 1: TMA may not see what
+// the threads have written (no proxy fence). Bug 2: the buffer is written again before it was read. Bug 3: y is read
+// before it is written. Bug 4: the block ends before the buffer was read.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    planted_store(const __grid_constant__ TensorMap y_map /* [tiles * 64][64] */,
+                  const uint4* __restrict__ x /* [tiles][64][8] */, const uint4* y, uint4* __restrict__ z, int tiles,
+                  int bug) {
+  constexpr int CHUNKS = TILE * TILE / 8;
+  DYN_SMEM(uint4, buffer);
+  for (int t = 0; t < tiles; t++) {
+    if (threadIdx.x == 0 && bug != 2) {
+      ptx::tma_store_wait_read<0>();
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < CHUNKS; i += THREADS) {
+      buffer[i ^ i / 8 % 8] = x[t * CHUNKS + i];
+    }
+    if (bug != 1) {
+      ptx::fence_proxy_async();
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      ptx::tma_store_2d(&y_map, 0, t * TILE, ptx::smem_u32(buffer));
+      ptx::tma_store_commit();
+    }
+  }
+  if (bug == 4) {
+    return;
+  }
+  if (threadIdx.x == 0) {
+    ptx::tma_store_wait_read<0>();
+    if (bug != 3) {
+      ptx::tma_store_wait<0>();
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < CHUNKS; i += THREADS) {
+    z[i] = y[(tiles - 1) * CHUNKS + i];
+  }
+}
+EMU_KERNEL(planted_store)
