@@ -1,4 +1,4 @@
-// What the primitives of sm_90 do; see conformance.cu. One block each, of 128 threads.
+// What the primitives of sm_90 do; see conformance.cu. Blocks of 128 threads, mostly one.
 #include "ptx.cuh"
 
 namespace {
@@ -180,6 +180,49 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
 }
 EMU_KERNEL(conform_mbarrier)
+
+// Each block of a pair loads half a tile for both, three times, into the same place: not before all threads of both have
+// read what was there.
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS)
+    conform_multicast(const __grid_constant__ TensorMap map /* [3][2][16][64] */,
+                      uint32_t* __restrict__ out /* [blocks][3][2 * HALF + 1]: the tile, the rank */) {
+  constexpr int ROWS = 16, HALF = ROWS * 64 / 2;
+  struct Shared {
+    uint32_t tile[2][HALF];
+    uint64_t full;
+    uint64_t empty;
+  };
+  DYN_SMEM(Shared, shared);
+  const uint32_t rank = ptx::cluster_rank();
+  const uint32_t full = ptx::smem_u32(&shared->full);
+  const uint32_t empty = ptx::smem_u32(&shared->empty);
+  if (threadIdx.x == 0) {
+    ptx::mbar_init(full, 1);
+    ptx::mbar_init(empty, 2 * THREADS);
+    ptx::mbar_fence_init();
+  }
+  ptx::cluster_sync();
+  for (int round = 0; round < 3; round++) {
+    if (threadIdx.x == 0) {
+      ptx::mbar_wait(empty, round % 2 ^ 1);
+      ptx::mbar_arrive_expect_tx(full, sizeof shared->tile);
+      const uint32_t half = ptx::smem_u32(shared->tile[rank]);
+      ptx::tma_load_2d_multicast(half, &map, 0, (round * 2 + rank) * ROWS, full, 3);
+    }
+    ptx::mbar_wait(full, round % 2);
+    uint32_t* to = out + (blockIdx.x * 3 + round) * (2 * HALF + 1);
+    for (int i = threadIdx.x; i < 2 * HALF; i += THREADS) {
+      to[i] = shared->tile[i / HALF][i % HALF];
+    }
+    if (threadIdx.x == 0) {
+      to[2 * HALF] = rank;
+    }
+    ptx::mbar_arrive_remote(empty, 0);
+    ptx::mbar_arrive_remote(empty, 1);
+  }
+  ptx::cluster_sync();
+}
+EMU_KERNEL_IN_CLUSTERS(conform_multicast, 2)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     conform_wgmma_n64(uint32_t* __restrict__ out /* [32][128] */) {

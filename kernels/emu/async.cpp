@@ -16,8 +16,7 @@ uint32_t shared_address(const void* pointer) {
   return SHARED_WINDOW + offset;
 }
 
-unsigned char* shared_pointer(uint32_t address, size_t bytes) {
-  const Block& block = *me().block;
+unsigned char* shared_pointer(const Block& block, uint32_t address, size_t bytes) {
   if (address < SHARED_WINDOW || address - SHARED_WINDOW + bytes > block.launch.shared_bytes) {
     fail(
         "the %zu bytes at shared address 0x%x are not in the block's %zu bytes (from 0x%x) of dynamic shared "
@@ -25,6 +24,22 @@ unsigned char* shared_pointer(uint32_t address, size_t bytes) {
         bytes, address, block.launch.shared_bytes, SHARED_WINDOW);
   }
   return block.shared + (address - SHARED_WINDOW);
+}
+
+unsigned char* shared_pointer(uint32_t address, size_t bytes) {
+  return shared_pointer(*me().block, address, bytes);
+}
+
+Block& block_of_cluster(unsigned rank) {
+  const auto& blocks = me().block->cluster.blocks;
+  if (rank >= blocks.size()) {
+    fail("the cluster has no block %u", rank);
+  }
+  Block& block = *blocks[rank];
+  if (block.live == 0) {
+    fail("block %u of the cluster has ended, and its shared memory with it", rank);
+  }
+  return block;
 }
 
 namespace {
@@ -51,7 +66,7 @@ void async_copy(uint32_t to, const void* from, unsigned bytes, unsigned read) {
   }
   const Copy copy{shared_pointer(to, bytes), from, bytes, read};
   Fiber& fiber = me();
-  if (fiber.block->early()) {
+  if (fiber.block->cluster.early()) {
     finish(copy);
     return;
   }
@@ -114,7 +129,7 @@ void wake_waiting(Block& block, const uint64_t* barrier, uint32_t phase) {
   std::erase_if(block.mbarrier_waits, [&](const MbarrierWait& wait) {
     const bool over = wait.barrier == barrier && wait.parity != phase;
     if (over) {
-      block.ready.add(wait.fiber->warp, 1u << wait.fiber->lane);
+      block.wake(wait.fiber->warp, 1u << wait.fiber->lane);
     }
     return over;
   });
@@ -122,11 +137,11 @@ void wake_waiting(Block& block, const uint64_t* barrier, uint32_t phase) {
 
 }  // namespace
 
-uint64_t* mbarrier_at(uint32_t address) {
+uint64_t* mbarrier_at(const Block& block, uint32_t address) {
   if (address % sizeof(uint64_t) != 0) {
     fail("mbarrier: shared address 0x%x is not aligned to 8 bytes", address);
   }
-  return reinterpret_cast<uint64_t*>(shared_pointer(address, sizeof(uint64_t)));
+  return reinterpret_cast<uint64_t*>(shared_pointer(block, address, sizeof(uint64_t)));
 }
 
 const void* mbarrier_token(const uint64_t* barrier) {
@@ -156,20 +171,33 @@ void mbarrier_init(uint32_t address, unsigned arrivals) {
   if (arrivals == 0 || arrivals > Mbarrier::MOST_ARRIVALS) {
     fail("mbarrier: %u arrivals", arrivals);
   }
-  Mbarrier{arrivals, arrivals, 0, 0}.store(mbarrier_at(address));
+  Mbarrier{arrivals, arrivals, 0, 0}.store(mbarrier_at(*me().block, address));
 }
+
+namespace {
+
+void arrive(Block& block, uint32_t address, uint32_t expected_bytes) {
+  uint64_t* at = mbarrier_at(block, address);
+  sanitizer::release(mbarrier_token(at));
+  update_mbarrier(block, at, 1, static_cast<int>(expected_bytes));
+}
+
+}  // namespace
 
 void mbarrier_arrive(uint32_t address, uint32_t expected_bytes) {
   const sanitizer::Quiet quiet;
-  uint64_t* at = mbarrier_at(address);
-  sanitizer::release(mbarrier_token(at));
-  update_mbarrier(*me().block, at, 1, static_cast<int>(expected_bytes));
+  arrive(*me().block, address, expected_bytes);
+}
+
+void mbarrier_arrive_remote(uint32_t address, uint32_t rank) {
+  const sanitizer::Quiet quiet;
+  arrive(block_of_cluster(rank), address, 0);
 }
 
 void mbarrier_wait(uint32_t address, uint32_t parity) {
   const sanitizer::Quiet quiet;
   Fiber& fiber = me();
-  const uint64_t* at = mbarrier_at(address);
+  const uint64_t* at = mbarrier_at(*fiber.block, address);
   if (Mbarrier::load(at).phase == parity) {
     fiber.block->mbarrier_waits.push_back({&fiber, at, parity});
     pause({"the mbarrier at shared address 0x%x", address});

@@ -60,9 +60,11 @@ void async_copy_wait(unsigned pending);
 
 void mbarrier_init(uint32_t barrier, unsigned arrivals);
 void mbarrier_arrive(uint32_t barrier, uint32_t expected_bytes);
+void mbarrier_arrive_remote(uint32_t barrier, uint32_t rank);
 void mbarrier_wait(uint32_t barrier, uint32_t parity);
 
 void tma_load(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier);
+void tma_load_multicast(uint32_t to, const TensorMap* map, int x, int y, uint32_t barrier, uint16_t mask);
 void tma_store(const TensorMap* map, int x, int y, uint32_t from);
 void tma_store_commit();
 void tma_store_wait_read(unsigned pending);
@@ -152,6 +154,14 @@ inline void bar_arrive(int barrier, int threads) {
   emu::block_barrier(barrier, threads, false);
 }
 
+inline uint32_t cluster_rank() {
+  return emu::cluster_rank();
+}
+
+inline void cluster_sync() {
+  emu::cluster_barrier();
+}
+
 inline void mbar_init(uint32_t barrier, unsigned arrivals) {
   emu::mbarrier_init(barrier, arrivals);
 }
@@ -167,12 +177,21 @@ inline void mbar_arrive_expect_tx(uint32_t barrier, uint32_t bytes) {
   emu::mbarrier_arrive(barrier, bytes);
 }
 
+inline void mbar_arrive_remote(uint32_t barrier, uint32_t rank) {
+  emu::mbarrier_arrive_remote(barrier, rank);
+}
+
 inline void mbar_wait(uint32_t barrier, uint32_t parity) {
   emu::mbarrier_wait(barrier, parity);
 }
 
 inline void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_t barrier) {
   emu::tma_load(to, map, x, y, 0, barrier);
+}
+
+inline void tma_load_2d_multicast(uint32_t to, const TensorMap* map, int x, int y, uint32_t barrier,
+                                  uint16_t mask) {
+  emu::tma_load_multicast(to, map, x, y, barrier, mask);
 }
 
 inline void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier) {

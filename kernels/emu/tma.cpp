@@ -62,7 +62,7 @@ void for_each_chunk(const TensorMap& map, const int (&at)[3], Visit visit) {
 }
 
 // The box of a map in shared memory.
-unsigned char* box_at(const TensorMap& map, uint32_t address) {
+unsigned char* box_at(const TensorMap& map, const Block& block, uint32_t address) {
   if (map.magic != TensorMap::MAGIC) {
     fail("TMA: this is not a tensor map");
   }
@@ -70,7 +70,7 @@ unsigned char* box_at(const TensorMap& map, uint32_t address) {
   if (address % alignment != 0) {
     fail("TMA: shared address 0x%x is not aligned to %u bytes", address, alignment);
   }
-  return shared_pointer(address, box_bytes(map));
+  return shared_pointer(block, address, box_bytes(map));
 }
 
 void load_box(const TmaLoad& load) {
@@ -84,18 +84,35 @@ void load_box(const TmaLoad& load) {
   });
 }
 
-void finish(Block& block, const TmaLoad& load) {
+void finish(const TmaLoad& load) {
   const size_t bytes = box_bytes(load.map);
   {
-    const sanitizer::ActAs unit(block.units.loads);
+    const sanitizer::ActAs unit(load.issuer->units.loads);
     const sanitizer::Quiet quiet;
-    sanitizer::acquire(&block.issued_token);
+    sanitizer::acquire(&load.issuer->issued_token);
     sanitizer::write(load.to, bytes);
     load_box(load);
     sanitizer::release(mbarrier_token(load.barrier));
-    sanitizer::release(&block.loaded_token);
+    sanitizer::release(&load.to_block->loaded_token);
   }
-  update_mbarrier(block, load.barrier, 0, -static_cast<int>(bytes));
+  update_mbarrier(*load.to_block, load.barrier, 0, -static_cast<int>(bytes));
+}
+
+// Not inline: this is where reports of ThreadSanitizer say that a load has written.
+__attribute__((noinline)) void issue_load(const TmaLoad& load) {
+  Block& issuer = *load.issuer;
+  mbarrier_token(load.barrier);  // fails if there is no barrier yet
+  sanitizer::release(&issuer.issued_token);
+  if (issuer.cluster.early()) {
+    finish(load);
+    return;
+  }
+  issuer.cluster.loads.push_back(load);
+  // The destination is taken from here on.
+  const sanitizer::ActAs unit(issuer.units.loads);
+  const sanitizer::Quiet quiet;
+  sanitizer::acquire(&issuer.issued_token);
+  sanitizer::write(load.to, box_bytes(load.map));
 }
 
 }  // namespace
@@ -103,25 +120,33 @@ void finish(Block& block, const TmaLoad& load) {
 void tma_load(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier) {
   const sanitizer::Quiet quiet;
   Block& block = *me().block;
-  const TmaLoad load{*map, box_at(*map, to), {x, y, z}, mbarrier_at(barrier)};
-  sanitizer::release(&block.issued_token);
-  if (block.early()) {
-    finish(block, load);
-    return;
-  }
-  block.loads.push_back(load);
-  // The destination is taken from here on.
-  const sanitizer::ActAs unit(block.units.loads);
-  const sanitizer::Quiet unit_quiet;
-  sanitizer::acquire(&block.issued_token);
-  sanitizer::write(load.to, box_bytes(load.map));
+  issue_load({*map, &block, &block, box_at(*map, block, to), {x, y, z}, mbarrier_at(block, barrier)});
 }
 
-void finish_a_load(Block& block) {
-  const unsigned number = block.launch.settings.seed == 0 ? 0 : block.random.below(block.loads.size());
-  const TmaLoad load = block.loads[number];
-  block.loads.erase(block.loads.begin() + number);
-  finish(block, load);
+void tma_load_multicast(uint32_t to, const TensorMap* map, int x, int y, uint32_t barrier, uint16_t mask) {
+  const sanitizer::Quiet quiet;
+  for (unsigned rank = 0; rank < 16; rank++) {
+    if ((mask >> rank & 1) != 0) {
+      Block& block = block_of_cluster(rank);
+      issue_load({*map, me().block, &block, box_at(*map, block, to), {x, y, 0}, mbarrier_at(block, barrier)});
+    }
+  }
+}
+
+void finish_a_load(Cluster& cluster) {
+  std::vector<TmaLoad>& loads = cluster.loads;
+  const unsigned number = cluster.launch.settings.seed == 0 ? 0 : cluster.random.below(loads.size());
+  const TmaLoad load = loads[number];
+  loads.erase(loads.begin() + number);
+  finish(load);
+}
+
+void expect_no_loads(const Block& block) {
+  for (const TmaLoad& load : block.cluster.loads) {
+    if (load.to_block == &block) {
+      fail("the block ended with TMA loads into its shared memory under way");
+    }
+  }
 }
 
 namespace {
@@ -182,11 +207,11 @@ void tma_store(const TensorMap* map, int x, int y, uint32_t from) {
   const sanitizer::Quiet quiet;
   Fiber& fiber = me();
   Block& block = *fiber.block;
-  TmaStore store{*map, box_at(*map, from), {x, y, 0}, block.stores++};
+  TmaStore store{*map, box_at(*map, block, from), {x, y, 0}, block.stores++};
   if constexpr (sanitizer::THREAD) {
     look_at_store(block, store);
   }
-  if (block.early()) {
+  if (block.cluster.early()) {
     read_box(store);
     write_box(store);
   }
@@ -203,7 +228,7 @@ void tma_store_wait_read(unsigned pending) {
   Fiber& fiber = me();
   fiber.stores.for_each_before(pending, [&](TmaStore& store) {
     wait_read(*fiber.block, store);
-    if (fiber.block->early()) {
+    if (fiber.block->cluster.early()) {
       write_box(store);
     }
   });
@@ -225,13 +250,13 @@ void leave_stores(Fiber& fiber) {
       fail("the thread ended with TMA stores under way that may still read shared memory");
     }
     if (!store.written) {
-      fiber.block->last_stores.push_back(store);
+      fiber.block->cluster.last_stores.push_back(store);
     }
   });
 }
 
-void finish_stores(Block& block) {
-  for (TmaStore& store : block.last_stores) {
+void finish_stores(Cluster& cluster) {
+  for (TmaStore& store : cluster.last_stores) {
     write_box(store);
   }
 }

@@ -1,4 +1,4 @@
-// What the lanes of a warp, and the threads of a block, do together.
+// What the lanes of a warp, and the threads of a block or a cluster, do together.
 #include <algorithm>
 #include <bit>
 #include <utility>
@@ -78,7 +78,7 @@ void warp_collective(Collective kind, uint32_t mask, WarpOperation operation, vo
     }
     meeting.arrived = 0;
     meeting.token.next();
-    block.ready.add(fiber.warp, without(mask, fiber.lane));
+    block.wake(fiber.warp, without(mask, fiber.lane));
   } else {
     pause({COLLECTIVES[static_cast<int>(kind)], mask});
   }
@@ -109,6 +109,19 @@ void ballot(uint32_t mask, void* const* lanes) {
   }
 }
 
+namespace {
+
+// All have come: lets those go that wait, and begins the next phase.
+void open(Barrier& barrier, Ready& ready) {
+  barrier.arrived = 0;
+  barrier.token.next();
+  for (unsigned warp = 0; warp < MAX_WARPS; warp++) {
+    ready.add(warp, std::exchange(barrier.waiting[warp], 0));
+  }
+}
+
+}  // namespace
+
 void block_barrier(unsigned number, unsigned threads, bool wait) {
   const sanitizer::Quiet quiet;
   Fiber& fiber = me();
@@ -131,18 +144,42 @@ void block_barrier(unsigned number, unsigned threads, bool wait) {
   sanitizer::release(token);
   barrier.arrived++;
   if (barrier.arrived == threads) {
-    barrier.arrived = 0;
-    barrier.token.next();
-    for (unsigned warp = 0; warp < MAX_WARPS; warp++) {
-      block.ready.add(warp, std::exchange(barrier.waiting[warp], 0));
-    }
+    open(barrier, block.cluster.ready);
   } else if (wait) {
-    barrier.waiting[fiber.warp] |= 1u << fiber.lane;
+    barrier.waiting[block.first_warp + fiber.warp] |= 1u << fiber.lane;
     pause({"barrier %u", number});
   }
   if (wait) {
     sanitizer::acquire(token);
   }
+}
+
+uint32_t cluster_rank() {
+  return me().block->rank;
+}
+
+void cluster_barrier() {
+  const sanitizer::Quiet quiet;
+  Fiber& fiber = me();
+  Cluster& cluster = fiber.block->cluster;
+  Barrier& barrier = cluster.barrier;
+  const char* token = barrier.token.get();
+  sanitizer::release(token);
+  barrier.arrived++;
+  if (!open_if_complete(cluster)) {
+    barrier.waiting[fiber.block->first_warp + fiber.warp] |= 1u << fiber.lane;
+    pause({"the barrier of the cluster"});
+  }
+  sanitizer::acquire(token);
+}
+
+bool open_if_complete(Cluster& cluster) {
+  const unsigned arrived = cluster.barrier.arrived;
+  const bool complete = arrived > 0 && arrived == cluster.live;
+  if (complete) {
+    open(cluster.barrier, cluster.ready);
+  }
+  return complete;
 }
 
 void fence() {

@@ -35,7 +35,7 @@ void warpgroup_collective(GroupCollective kind, void* argument, Operation operat
   operation(group);
   group.arrived = 0;
   for (unsigned warp = fiber.warp / 4 * 4; warp < fiber.warp / 4 * 4 + 4; warp++) {
-    block.ready.add(warp, warp == fiber.warp ? without(~0u, fiber.lane) : ~0u);
+    block.wake(warp, warp == fiber.warp ? without(~0u, fiber.lane) : ~0u);
   }
 }
 
@@ -191,7 +191,7 @@ void wgmma(const Wgmma& operation) {
       look_at_operands(product, group);
     }
     group.products.issue(product);
-    if (me().block->early()) {
+    if (me().block->cluster.early()) {
       // The tensor core takes products in their order: those before are done, too.
       group.products.for_each([&group](PendingWgmma& issued) {
         if (!issued.done) {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 /// output are, and numbers.
 struct Conformance {
     kernel: &'static str,
+    blocks: usize,
     threads: usize,
     /// Bytes of dynamic shared memory.
     shared: usize,
@@ -20,8 +21,10 @@ struct Conformance {
     expected: Vec<u32>,
 }
 
-/// What a map describes: all of the output, which then is no parameter, as a matrix of 16-bit elements, and boxes.
+/// What a map describes: all of the input or the output, which then is no parameter, as a matrix of 16-bit elements, and
+/// boxes.
 struct Mapped {
+    output: bool,
     shape: [usize; 2],
     of_box: [usize; 2],
 }
@@ -64,34 +67,39 @@ pub fn conformance(driver: &Rc<dyn Driver>) -> cuda::Result<Vec<Conformed>> {
         wgmma("conform_wgmma_from_registers", 64, false, true),
         made("conform_stmatrix", 128, 4 * 512, stmatrix()),
         tma_store(),
+        multicast(),
     ];
     let run = |conformance: &Conformance, stream: &mut Stream| run(conformance, driver, stream);
     conformances.iter().map(|c| run(c, &mut stream)).collect()
 }
 
 fn run(conformance: &Conformance, driver: &Rc<dyn Driver>, stream: &mut Stream) -> cuda::Result<Conformed> {
-    let Conformance { kernel, threads, shared, map, input, numbers, expected } = conformance;
+    let Conformance { kernel, blocks, threads, shared, map, input, numbers, expected } = conformance;
     let bytes = 4 * expected.len();
     let out = Memory::new(driver, bytes)?;
     driver.fill(out.at(), 0xCD, bytes)?;
-    let mut args = Vec::new();
-    if let Some(Mapped { shape, of_box }) = map {
-        if !driver.hopper() {
-            return Ok(Conformed { kernel, words: 0, wrong: 0, first: None });
-        }
-        let mapped = Boxed { at: out.at(), shape: shape.to_vec(), of_box: *of_box };
-        args.push(Arg::bytes(&driver.tensor_map(&mapped)?));
-    }
     let source = Memory::new(driver, 4 * input.len())?;
     if !input.is_empty() {
         driver.upload(source.at(), bytemuck::cast_slice(input))?;
+    }
+    let mut args = Vec::new();
+    if let Some(Mapped { output, shape, of_box }) = map {
+        if !driver.hopper() {
+            return Ok(Conformed { kernel, words: 0, wrong: 0, first: None });
+        }
+        let at = if *output { out.at() } else { source.at() };
+        let mapped = Boxed { at, shape: shape.to_vec(), of_box: *of_box };
+        args.push(Arg::bytes(&driver.tensor_map(&mapped)?));
+    }
+    let mapped = |output| map.as_ref().is_some_and(|map| map.output == output);
+    if !input.is_empty() && !mapped(false) {
         args.push(Arg::from(Ptr(source.at())));
     }
-    if map.is_none() {
+    if !mapped(true) {
         args.push(Ptr(out.at()).into());
     }
     args.extend(numbers.iter().map(|&n| Arg::Int(n)));
-    let launch = Launch { kernel, grid: [1, 1, 1], block: *threads, shared: *shared };
+    let launch = Launch { kernel, grid: [*blocks, 1, 1], block: *threads, shared: *shared };
     // A new stream only compares arguments; from `begin` on it launches.
     for _ in 0..2 {
         match stream.launch(launch, &args) {
@@ -112,7 +120,8 @@ fn run(conformance: &Conformance, driver: &Rc<dyn Driver>, stream: &mut Stream) 
 
 /// A kernel that makes its own inputs.
 fn made(kernel: &'static str, threads: usize, shared: usize, expected: Vec<u32>) -> Conformance {
-    Conformance { kernel, threads, shared, map: None, input: Vec::new(), numbers: Vec::new(), expected }
+    let (blocks, map, input, numbers) = (1, None, Vec::new(), Vec::new());
+    Conformance { kernel, blocks, threads, shared, map, input, numbers, expected }
 }
 
 /// An integer from -8 to 7, as the kernels make them.
@@ -204,10 +213,29 @@ fn tma_store() -> Conformance {
     }
     let bytes = 16 * 64 * 2;
     Conformance {
-        map: Some(Mapped { shape, of_box }),
+        map: Some(Mapped { output: true, shape, of_box }),
         input: bytemuck::pod_collect_to_vec(&elements),
         numbers: [x, y, 16, bytes].map(|n| n as i32).to_vec(),
         ..made("conform_tma_store", 128, 2 * bytes, bytemuck::pod_collect_to_vec(&matrix))
+    }
+}
+
+/// In each round each block has both halves of the tile, of 16 x 64 with 128-byte swizzle, which either has loaded.
+fn multicast() -> Conformance {
+    let (blocks, rounds, half) = (4, 3, 16 * 64);
+    let elements: Vec<u16> = (0..(rounds * 2 * half) as u16).collect();
+    let mut expected = Vec::new();
+    for (block, round) in (0..blocks).flat_map(|block| (0..rounds).map(move |round| (block, round))) {
+        let element =
+            |i: usize| (round * 2 * half + i / 64 * 64 + ((i % 64 / 8) ^ (i / 64 % 8)) * 8 + i % 8) as u32;
+        expected.extend((0..half).map(|pair| element(2 * pair) | element(2 * pair + 1) << 16));
+        expected.push(block as u32 % 2);
+    }
+    Conformance {
+        blocks,
+        map: Some(Mapped { output: false, shape: [rounds * 2 * 16, 64], of_box: [16, 64] }),
+        input: bytemuck::pod_collect_to_vec(&elements),
+        ..made("conform_multicast", 128, 2 * half * 2 + 16, expected)
     }
 }
 
