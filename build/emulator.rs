@@ -8,7 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The emulator's sources, in kernels/emu.
-const RUNTIME: [&str; 5] = ["abi.cpp", "async.cpp", "fibers.cpp", "warp.cpp", "wgmma.cpp"];
+const RUNTIME: [&str; 7] =
+    ["abi.cpp", "async.cpp", "fibers.cpp", "launch.cpp", "tma.cpp", "warp.cpp", "wgmma.cpp"];
 
 /// What a sanitizer changes.
 struct Sanitizer {

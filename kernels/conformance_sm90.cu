@@ -1,4 +1,4 @@
-// What the primitives of sm_90 do; see conformance.cu. One block each, of 128 threads.
+// What the primitives of sm_90 do; see conformance.cu. Blocks of 128 threads, mostly one.
 #include "ptx.cuh"
 
 namespace {
@@ -103,6 +103,53 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 EMU_KERNEL(conform_tma_3d)
 
+// Three boxes to the tensor of a map, each `rows` below the last, through two buffers that take turns. The first begins
+// at (x, y), and all may lie outside the tensor.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_tma_store(const __grid_constant__ TensorMap map,
+                      const uint32_t* __restrict__ boxes /* [3][bytes / 4] */, int x, int y, int rows,
+                      int bytes) {
+  DYN_SMEM(uint32_t, shared);  // [2][bytes / 4]
+  for (int box = 0; box < 3; box++) {
+    uint32_t* buffer = shared + box % 2 * bytes / 4;
+    if (threadIdx.x == 0) {
+      ptx::tma_store_wait_read<1>();
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < bytes / 4; i += THREADS) {
+      buffer[i] = boxes[box * bytes / 4 + i];
+    }
+    ptx::fence_proxy_async();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      ptx::tma_store_2d(&map, x, y + box * rows, ptx::smem_u32(buffer));
+      ptx::tma_store_commit();
+    }
+  }
+  if (threadIdx.x == 0) {
+    ptx::tma_store_wait_read<0>();
+  }
+}
+EMU_KERNEL(conform_tma_store)
+
+// Registers of elements that tell their own place, to rows in a mixed order.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_stmatrix(uint32_t* __restrict__ out /* [4 warps][32][4] */) {
+  DYN_SMEM(uint32_t, rows);  // [4 warps][32][4]
+  uint32_t* own = rows + warp_id() * 128;
+  uint32_t pairs[4];
+  for (int r = 0; r < 4; r++) {
+    const uint32_t low = warp_id() * 256 + 2 * (r * 32 + lane_id());
+    pairs[r] = low | (low + 1) << 16;
+  }
+  ptx::stmatrix_x4(ptx::smem_u32(own + lane_id() * 11 % 32 * 4), pairs);
+  __syncwarp();
+  for (int i = lane_id(); i < 128; i += 32) {
+    out[warp_id() * 128 + i] = own[i];
+  }
+}
+EMU_KERNEL(conform_stmatrix)
+
 // Numbers handed from threads 0..31 to 32..127 and back, four times: two barriers, whose phases alternate.
 extern "C" __global__ void __launch_bounds__(THREADS)
     conform_mbarrier(uint32_t* __restrict__ out /* [4][96] */) {
@@ -133,6 +180,49 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   }
 }
 EMU_KERNEL(conform_mbarrier)
+
+// Each block of a pair loads half a tile for both, three times, into the same place: not before all threads of both have
+// read what was there.
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS)
+    conform_multicast(const __grid_constant__ TensorMap map /* [3][2][16][64] */,
+                      uint32_t* __restrict__ out /* [blocks][3][2 * HALF + 1]: the tile, the rank */) {
+  constexpr int ROWS = 16, HALF = ROWS * 64 / 2;
+  struct Shared {
+    uint32_t tile[2][HALF];
+    uint64_t full;
+    uint64_t empty;
+  };
+  DYN_SMEM(Shared, shared);
+  const uint32_t rank = ptx::cluster_rank();
+  const uint32_t full = ptx::smem_u32(&shared->full);
+  const uint32_t empty = ptx::smem_u32(&shared->empty);
+  if (threadIdx.x == 0) {
+    ptx::mbar_init(full, 1);
+    ptx::mbar_init(empty, 2 * THREADS);
+    ptx::mbar_fence_init();
+  }
+  ptx::cluster_sync();
+  for (int round = 0; round < 3; round++) {
+    if (threadIdx.x == 0) {
+      ptx::mbar_wait(empty, round % 2 ^ 1);
+      ptx::mbar_arrive_expect_tx(full, sizeof shared->tile);
+      const uint32_t half = ptx::smem_u32(shared->tile[rank]);
+      ptx::tma_load_2d_multicast(half, &map, 0, (round * 2 + rank) * ROWS, full, 3);
+    }
+    ptx::mbar_wait(full, round % 2);
+    uint32_t* to = out + (blockIdx.x * 3 + round) * (2 * HALF + 1);
+    for (int i = threadIdx.x; i < 2 * HALF; i += THREADS) {
+      to[i] = shared->tile[i / HALF][i % HALF];
+    }
+    if (threadIdx.x == 0) {
+      to[2 * HALF] = rank;
+    }
+    ptx::mbar_arrive_remote(empty, 0);
+    ptx::mbar_arrive_remote(empty, 1);
+  }
+  ptx::cluster_sync();
+}
+EMU_KERNEL_IN_CLUSTERS(conform_multicast, 2)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     conform_wgmma_n64(uint32_t* __restrict__ out /* [32][128] */) {

@@ -20,8 +20,10 @@
   extern __shared__ __align__(1024) unsigned char name##_bytes[]; \
   Type* name = reinterpret_cast<Type*>(name##_bytes)
 
-// Registers a kernel with the emulator; the driver finds kernels by itself.
+// Registers a kernel with the emulator; the driver finds kernels by itself. The second is for those with
+// __cluster_dims__(blocks, 1, 1).
 #define EMU_KERNEL(kernel)
+#define EMU_KERNEL_IN_CLUSTERS(kernel, blocks)
 
 using TensorMap = CUtensorMap;
 
@@ -117,6 +119,27 @@ PTX void bar_arrive(int barrier, int threads) {
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 
+// The inverse of ldmatrix_x4: lane l names row l % 8 of matrix l / 8 (16 bytes, aligned), and brings of each matrix
+// the elements [l / 4][2 (l % 4) + 0, 1].
+PTX void stmatrix_x4(uint32_t row, const uint32_t (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(row), "r"(r[0]),
+               "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+
+// Which block of its cluster this one is.
+PTX uint32_t cluster_rank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;\n" : "=r"(rank));
+  return rank;
+}
+
+// A barrier of all threads of all blocks of a cluster, but for those that have ended. One must precede whatever a block
+// does in the shared memory of another, and one must follow it: a block that has ended has no shared memory.
+PTX void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;\n" ::: "memory");
+}
+
 // A barrier in shared memory, 8 bytes: its phase ends after `arrivals` arrivals and all bytes expected.
 PTX void mbar_init(uint32_t barrier, unsigned arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;\n" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -136,8 +159,22 @@ PTX void mbar_arrive_expect_tx(uint32_t barrier, uint32_t bytes) {
                : "memory");
 }
 
+// Arrives at the barrier at the same place in block `rank` of the cluster, to give back what this block has read there
+// or here. It hands over no data: a release for the other block would be a fence of the whole device (MEMBAR.ALL.GPU).
+PTX void mbar_arrive_remote(uint32_t barrier, uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}\n" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+
 // Waits for the end of the phase of this parity: 0 the first, 1 the second, 0 the third; parity 1 passes at
-// once on a fresh barrier.
+// once on a fresh barrier. The same for what another block of the cluster loads or gives back: to acquire for the
+// cluster would empty the cache of global memory (CCTL.IVALL), and changes nothing for shared memory.
 PTX void mbar_wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
       "{\n"
@@ -160,12 +197,49 @@ PTX void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_t b
       : "memory");
 }
 
+// The same to each block of the cluster whose bit is set in `mask`: at the same place in its shared memory, counted off
+// at its own barrier, also at the same place.
+PTX void tma_load_2d_multicast(uint32_t to, const TensorMap* map, int x, int y, uint32_t barrier,
+                               uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%3, %4}], [%2], %5;\n" ::"r"(to),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "h"(mask)
+      : "memory");
+}
+
 PTX void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], "
       "[%2];\n" ::"r"(to),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
       : "memory");
+}
+
+// A box of shared memory to a tensor in global memory; what lies outside the tensor is not written. A thread that
+// has fenced (fence_proxy_async) must have written each byte, and a barrier must lie between. The box may not change
+// before the store has read it, nor may the block end.
+PTX void tma_store_2d(const TensorMap* map, int x, int y, uint32_t from) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\n" ::"l"(map),
+               "r"(from), "r"(x), "r"(y)
+               : "memory");
+}
+
+// Closes the group of the stores that this thread has issued since the last one.
+PTX void tma_store_commit() {
+  asm volatile("cp.async.bulk.commit_group;\n" ::: "memory");
+}
+
+// Waits until all but PENDING of this thread's groups have read shared memory.
+template <int PENDING>
+PTX void tma_store_wait_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;\n" ::"n"(PENDING) : "memory");
+}
+
+// Waits until all but PENDING of this thread's groups are written. The end of the kernel waits for all of them.
+template <int PENDING>
+PTX void tma_store_wait() {
+  asm volatile("cp.async.bulk.wait_group %0;\n" ::"n"(PENDING) : "memory");
 }
 
 PTX void tma_prefetch_desc(const TensorMap* map) {

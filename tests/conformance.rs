@@ -75,6 +75,60 @@ impl Boxed {
         unsafe { emulator.launch(&kernel, extent, &mut args)? };
         Ok(out)
     }
+
+    /// Writes three boxes to a tensor of two axes.
+    fn store(&self, emulator: &Emulator, tensor: &mut [u128], boxes: &[u16]) -> cuda::Result<()> {
+        let mut map = TensorMap::new(tensor, 2, self.extent, self.row, self.r#box, self.swizzled);
+        let [mut x, mut y, _] = self.at;
+        let (mut rows, mut boxes_at) = (self.r#box[1] as i32, boxes.as_ptr());
+        let mut bytes = 2 * boxes.len() as i32 / 3;
+        let mut args: [*mut c_void; 6] = [
+            (&raw mut map).cast(),
+            (&raw mut boxes_at).cast(),
+            (&raw mut x).cast(),
+            (&raw mut y).cast(),
+            (&raw mut rows).cast(),
+            (&raw mut bytes).cast(),
+        ];
+        let kernel = emulator.kernel("conform_tma_store")?;
+        let extent = Extent { grid: [1, 1, 1], block: 128, shared: 2 * bytes as u32 };
+        // SAFETY: the arguments are those of the kernel, which writes no more than the tensor.
+        unsafe { emulator.launch(&kernel, extent, &mut args) }
+    }
+}
+
+/// Three boxes that follow each other downwards, inside and over each edge: nothing else is written.
+#[test]
+fn boxes_are_stored_within_the_tensor() {
+    const X: usize = 75;
+    const Y: usize = 60;
+    const ROW: usize = 80;
+    for schedule in SCHEDULES {
+        let emulator = Emulator::new(schedule);
+        for at in [[0, 0], [8, 3], [30, 20], [-5, -3], [100, 0], [11, -40]] {
+            for swizzled in [false, true] {
+                let boxed = Boxed {
+                    extent: [X, Y, 1],
+                    row: ROW,
+                    r#box: [64, 16, 1],
+                    at: [at[0], at[1], 0],
+                    swizzled,
+                };
+                let mut tensor = vec![0_u128; ROW * Y / 8];
+                let boxes: Vec<u16> = (1..=3 * 64 * 16).collect();
+                let mut expected = vec![0_u16; ROW * Y];
+                for (i, &element) in boxes.iter().enumerate() {
+                    let place = i / 64 * 64 + if swizzled { i % 64 ^ (i / 64 % 8) * 8 } else { i % 64 };
+                    let (x, y) = (at[0] as i64 + (place % 64) as i64, at[1] as i64 + (place / 64) as i64);
+                    if (0..X as i64).contains(&x) && (0..Y as i64).contains(&y) {
+                        expected[y as usize * ROW + x as usize] = element;
+                    }
+                }
+                boxed.store(&emulator, &mut tensor, &boxes).unwrap();
+                assert_eq!(bytemuck::cast_slice::<_, u16>(&tensor), expected, "{at:?} {swizzled}");
+            }
+        }
+    }
 }
 
 /// Boxes inside, over each edge, and quite outside; rows longer than the tensor's.

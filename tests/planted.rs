@@ -29,9 +29,9 @@ struct Planted {
 const WRONG: &str = "wrong result";
 const RACE: &str = "ThreadSanitizer: data race";
 /// One with the tensor cores: neither has a stack that names the kernel, as all other reports must.
-const RACE_OF_THE_COPY_ENGINE: &str = "#0 emu::tma_load(";
+const RACE_OF_THE_COPY_ENGINE: &str = "#0 emu::(anonymous namespace)::issue_load(";
 
-const PLANTED: [Planted; 16] = [
+const PLANTED: [Planted; 24] = [
     Planted {
         kernel: "planted_barrier",
         bug: 1,
@@ -91,6 +91,34 @@ const PLANTED: [Planted; 16] = [
         bug: 2,
         run: ring,
         found_by: &[("", WRONG), ("thread", RACE_OF_THE_COPY_ENGINE)],
+    },
+    Planted { kernel: "planted_store", bug: 1, run: store, found_by: &[("thread", RACE)] },
+    Planted { kernel: "planted_store", bug: 2, run: store, found_by: &[("", WRONG), ("thread", RACE)] },
+    Planted { kernel: "planted_store", bug: 3, run: store, found_by: &[("", WRONG), ("thread", RACE)] },
+    Planted {
+        kernel: "planted_store",
+        bug: 4,
+        run: store,
+        found_by: &[("", "the thread ended with TMA stores under way")],
+    },
+    Planted { kernel: "planted_cluster", bug: 1, run: cluster, found_by: &[("", WRONG), ("thread", RACE)] },
+    Planted {
+        kernel: "planted_cluster",
+        bug: 2,
+        run: cluster,
+        found_by: &[("", "of the cluster has ended, and its shared memory with it")],
+    },
+    Planted {
+        kernel: "planted_cluster",
+        bug: 3,
+        run: cluster,
+        found_by: &[("", "mbarrier: not initialised")],
+    },
+    Planted {
+        kernel: "planted_cluster",
+        bug: 4,
+        run: cluster,
+        found_by: &[("", "the block ended with TMA loads into its shared memory under way")],
     },
 ];
 
@@ -247,6 +275,39 @@ fn ring(run: &Run) -> cuda::Result<bool> {
     let args = &mut [pointer(&mut a_map), pointer(&mut b_map), pointer(&mut c_at), pointer(&mut count)];
     run.launch(1, THREADS as u32 + 32, 4 * TILE * TILE * 2 + 1024, args)?;
     Ok(c == sum_of_products(&a, &b))
+}
+
+fn cluster(run: &Run) -> cuda::Result<bool> {
+    const COUNT: usize = 7;
+    let (a, b) = (tiles(COUNT, 0), tiles(2 * COUNT, 5));
+    let (a_there, b_there) = (aligned(&a), aligned(&b));
+    let map = |there: &[u128], tiles: usize, rows: usize| {
+        TensorMap::new(there, 2, [TILE, tiles * TILE, 1], TILE, [TILE, rows, 1], true)
+    };
+    let (mut a_map, mut b_map) = (map(&a_there, COUNT, TILE / 2), map(&b_there, 2 * COUNT, TILE));
+    let mut c = vec![f32::NAN; 2 * TILE * TILE];
+    let (mut c_at, mut count) = (c.as_mut_ptr(), COUNT as i32);
+    let args = &mut [pointer(&mut a_map), pointer(&mut b_map), pointer(&mut c_at), pointer(&mut count)];
+    run.launch(2, THREADS as u32 + 32, 4 * TILE * TILE * 2 + 1024, args)?;
+    let sums = b.chunks(b.len() / 2).flat_map(|b| sum_of_products(&a, b));
+    Ok(c.into_iter().eq(sums))
+}
+
+fn store(run: &Run) -> cuda::Result<bool> {
+    let x = aligned(&tiles(3, 0));
+    let (mut y, mut z) = (vec![0_u128; x.len()], vec![0_u128; x.len() / 3]);
+    let mut map = TensorMap::new(&y, 2, [TILE, 3 * TILE, 1], TILE, [TILE, TILE, 1], true);
+    let (mut x_at, mut y_at, mut z_at) = (x.as_ptr(), y.as_mut_ptr(), z.as_mut_ptr());
+    let mut count = 3_i32;
+    let args = &mut [
+        pointer(&mut map),
+        pointer(&mut x_at),
+        pointer(&mut y_at),
+        pointer(&mut z_at),
+        pointer(&mut count),
+    ];
+    run.launch(1, THREADS as u32, TILE * TILE * 2, args)?;
+    Ok(y == x && z == x[2 * x.len() / 3..])
 }
 
 /// Runs one of the kernels, and panics with what is wrong.

@@ -13,6 +13,7 @@ namespace {
 struct Kernel {
   Call call;
   std::vector<size_t> parameters;  // their sizes
+  unsigned cluster;                // blocks
 };
 
 // In a function, as kernels register before main, in any order.
@@ -39,6 +40,19 @@ std::string check(const Launch& launch) {
   if (launch.shared_bytes > MAX_SHARED_BYTES) {
     return std::to_string(launch.shared_bytes) + " bytes of shared memory, of at most 232448";
   }
+  if (launch.cluster > 1) {
+    const std::string cluster = "clusters of " + std::to_string(launch.cluster) + " blocks";
+    if (grid.x % launch.cluster != 0) {
+      return "the grid is not whole " + cluster;
+    }
+    if (launch.cluster > MAX_CLUSTER) {
+      return cluster + ", of at most 8";
+    }
+    if (launch.threads % LANES != 0 || launch.cluster * launch.threads > MAX_THREADS) {
+      return cluster + " are emulated of whole warps and at most 1024 threads, not of " +
+             std::to_string(launch.threads) + " threads each";
+    }
+  }
   return "";
 }
 
@@ -51,14 +65,15 @@ std::string launch(const char* name, Launch launch) {
     return "no such kernel";
   }
   launch.call = kernel->call;
+  launch.cluster = kernel->cluster;
   const std::string error = check(launch);
   return error.empty() ? run(launch) : error;
 }
 
 }  // namespace
 
-void Registration::add(const char* name, Call call, const size_t* sizes, size_t parameters) {
-  const bool added = kernels().emplace(name, Kernel{call, {sizes, sizes + parameters}}).second;
+void Registration::add(const char* name, Call call, const size_t* sizes, size_t parameters, unsigned cluster) {
+  const bool added = kernels().emplace(name, Kernel{call, {sizes, sizes + parameters}, cluster}).second;
   if (!added) {
     fprintf(stderr, "emulator: there are two kernels `%s`\n", name);
     abort();
@@ -69,7 +84,7 @@ void Registration::add(const char* name, Call call, const size_t* sizes, size_t 
 
 extern "C" {
 
-// For the launches of the calling thread, from now on: blocks that run at a time (1 under a sanitizer), the
+// For the launches of the calling thread, from now on: clusters of blocks that run at a time (1 under a sanitizer), the
 // schedule's seed, and when asynchronous work takes effect (0 early, 1 late, 2 at random).
 void emu_configure(uint32_t workers, uint64_t seed, uint32_t async_mode) {
   const auto mode = static_cast<emu::AsyncMode>(std::min(async_mode, 2u));
@@ -94,7 +109,7 @@ int32_t emu_parameters(const char* name, size_t* sizes, size_t max) {
 // message of less than `message_bytes`.
 int32_t emu_launch(const char* name, const uint32_t grid[3], uint32_t threads, size_t shared_bytes,
                    void* const* arguments, char* message, size_t message_bytes) {
-  const emu::Launch launch{nullptr, arguments,    dim3(grid[0], grid[1], grid[2]),
+  const emu::Launch launch{nullptr, arguments,    dim3(grid[0], grid[1], grid[2]), 1,
                            threads, shared_bytes, emu::settings};
   const std::string error = emu::launch(name, launch);
   if (error.empty()) {

@@ -1,4 +1,4 @@
-// Shared memory and what writes to it beside the threads: cp.async, mbarrier, TMA.
+// Shared memory, cp.async and mbarrier.
 #include "runtime.hpp"
 
 namespace emu {
@@ -16,8 +16,7 @@ uint32_t shared_address(const void* pointer) {
   return SHARED_WINDOW + offset;
 }
 
-unsigned char* shared_pointer(uint32_t address, size_t bytes) {
-  const Block& block = *me().block;
+unsigned char* shared_pointer(const Block& block, uint32_t address, size_t bytes) {
   if (address < SHARED_WINDOW || address - SHARED_WINDOW + bytes > block.launch.shared_bytes) {
     fail(
         "the %zu bytes at shared address 0x%x are not in the block's %zu bytes (from 0x%x) of dynamic shared "
@@ -25,6 +24,22 @@ unsigned char* shared_pointer(uint32_t address, size_t bytes) {
         bytes, address, block.launch.shared_bytes, SHARED_WINDOW);
   }
   return block.shared + (address - SHARED_WINDOW);
+}
+
+unsigned char* shared_pointer(uint32_t address, size_t bytes) {
+  return shared_pointer(*me().block, address, bytes);
+}
+
+Block& block_of_cluster(unsigned rank) {
+  const auto& blocks = me().block->cluster.blocks;
+  if (rank >= blocks.size()) {
+    fail("the cluster has no block %u", rank);
+  }
+  Block& block = *blocks[rank];
+  if (block.live == 0) {
+    fail("block %u of the cluster has ended, and its shared memory with it", rank);
+  }
+  return block;
 }
 
 namespace {
@@ -51,7 +66,7 @@ void async_copy(uint32_t to, const void* from, unsigned bytes, unsigned read) {
   }
   const Copy copy{shared_pointer(to, bytes), from, bytes, read};
   Fiber& fiber = me();
-  if (fiber.block->early()) {
+  if (fiber.block->cluster.early()) {
     finish(copy);
     return;
   }
@@ -105,13 +120,6 @@ struct Mbarrier {
   }
 };
 
-uint64_t* mbarrier_at(uint32_t address) {
-  if (address % sizeof(uint64_t) != 0) {
-    fail("mbarrier: shared address 0x%x is not aligned to 8 bytes", address);
-  }
-  return reinterpret_cast<uint64_t*>(shared_pointer(address, sizeof(uint64_t)));
-}
-
 // Stands for what ended the phase of this parity: one address for each, as in PhaseToken.
 const void* phase_token(const uint64_t* barrier, uint32_t parity) {
   return reinterpret_cast<const char*>(barrier) + parity;
@@ -121,13 +129,26 @@ void wake_waiting(Block& block, const uint64_t* barrier, uint32_t phase) {
   std::erase_if(block.mbarrier_waits, [&](const MbarrierWait& wait) {
     const bool over = wait.barrier == barrier && wait.parity != phase;
     if (over) {
-      block.ready.add(wait.fiber->warp, 1u << wait.fiber->lane);
+      block.wake(wait.fiber->warp, 1u << wait.fiber->lane);
     }
     return over;
   });
 }
 
-void update(Block& block, uint64_t* at, unsigned arrivals, int bytes) {
+}  // namespace
+
+uint64_t* mbarrier_at(const Block& block, uint32_t address) {
+  if (address % sizeof(uint64_t) != 0) {
+    fail("mbarrier: shared address 0x%x is not aligned to 8 bytes", address);
+  }
+  return reinterpret_cast<uint64_t*>(shared_pointer(block, address, sizeof(uint64_t)));
+}
+
+const void* mbarrier_token(const uint64_t* barrier) {
+  return phase_token(barrier, Mbarrier::load(barrier).phase);
+}
+
+void update_mbarrier(Block& block, uint64_t* at, unsigned arrivals, int bytes) {
   Mbarrier barrier = Mbarrier::load(at);
   if (arrivals > barrier.pending) {
     fail("mbarrier: more arrivals than its %u", barrier.arrivals);
@@ -145,131 +166,43 @@ void update(Block& block, uint64_t* at, unsigned arrivals, int bytes) {
   }
 }
 
-}  // namespace
-
 void mbarrier_init(uint32_t address, unsigned arrivals) {
   const sanitizer::Quiet quiet;
   if (arrivals == 0 || arrivals > Mbarrier::MOST_ARRIVALS) {
     fail("mbarrier: %u arrivals", arrivals);
   }
-  Mbarrier{arrivals, arrivals, 0, 0}.store(mbarrier_at(address));
+  Mbarrier{arrivals, arrivals, 0, 0}.store(mbarrier_at(*me().block, address));
 }
+
+namespace {
+
+void arrive(Block& block, uint32_t address, uint32_t expected_bytes) {
+  uint64_t* at = mbarrier_at(block, address);
+  sanitizer::release(mbarrier_token(at));
+  update_mbarrier(block, at, 1, static_cast<int>(expected_bytes));
+}
+
+}  // namespace
 
 void mbarrier_arrive(uint32_t address, uint32_t expected_bytes) {
   const sanitizer::Quiet quiet;
-  uint64_t* at = mbarrier_at(address);
-  sanitizer::release(phase_token(at, Mbarrier::load(at).phase));
-  update(*me().block, at, 1, static_cast<int>(expected_bytes));
+  arrive(*me().block, address, expected_bytes);
+}
+
+void mbarrier_arrive_remote(uint32_t address, uint32_t rank) {
+  const sanitizer::Quiet quiet;
+  arrive(block_of_cluster(rank), address, 0);
 }
 
 void mbarrier_wait(uint32_t address, uint32_t parity) {
   const sanitizer::Quiet quiet;
   Fiber& fiber = me();
-  const uint64_t* at = mbarrier_at(address);
+  const uint64_t* at = mbarrier_at(*fiber.block, address);
   if (Mbarrier::load(at).phase == parity) {
     fiber.block->mbarrier_waits.push_back({&fiber, at, parity});
     pause({"the mbarrier at shared address 0x%x", address});
   }
   sanitizer::acquire(phase_token(at, parity));
-}
-
-namespace {
-
-constexpr unsigned CHUNK_BYTES = 16;
-
-// 128-byte swizzle: in each 1024 bytes, the 16-byte chunks of row r of 8 are exchanged by r.
-unsigned char* swizzle_128b(unsigned char* pointer) {
-  const uintptr_t address = reinterpret_cast<uintptr_t>(pointer);
-  return reinterpret_cast<unsigned char*>(address ^ (address >> 7 & 7) << 4);
-}
-
-// One chunk of a box, at element (x, y, z) of the tensor; zeros where that is outside.
-void load_chunk(const TensorMap& map, unsigned char* to, int64_t x, int64_t y, int64_t z) {
-  const auto inside = [](int64_t i, uint64_t extent) {
-    return i >= 0 && static_cast<uint64_t>(i) < extent;
-  };
-  std::memset(to, 0, CHUNK_BYTES);
-  if (!inside(y, map.extent[1]) || !inside(z, map.extent[2])) {
-    return;
-  }
-  const unsigned char* row =
-      static_cast<const unsigned char*>(map.tensor) + y * map.stride[0] + z * map.stride[1];
-  for (unsigned e = 0; e < CHUNK_BYTES / map.element_bytes; e++) {
-    if (!inside(x + e, map.extent[0])) {
-      continue;
-    }
-    const unsigned char* from = row + (x + e) * map.element_bytes;
-    if (sanitizer::forbidden(from, map.element_bytes)) {
-      fail("TMA: element (%ld, %ld, %ld) of the tensor is not readable", x + e, y, z);
-    }
-    sanitizer::read(from, map.element_bytes);
-    std::memcpy(to + e * map.element_bytes, from, map.element_bytes);
-  }
-}
-
-void load_box(const TmaLoad& load) {
-  const TensorMap& map = load.map;
-  const unsigned chunk = CHUNK_BYTES / map.element_bytes;
-  unsigned char* to = load.to;
-  for (unsigned z = 0; z < map.box[2]; z++) {
-    for (unsigned y = 0; y < map.box[1]; y++) {
-      for (unsigned x = 0; x < map.box[0]; x += chunk) {
-        unsigned char* place = map.swizzle_128b ? swizzle_128b(to) : to;
-        load_chunk(map, place, int64_t{load.at[0]} + x, int64_t{load.at[1]} + y, int64_t{load.at[2]} + z);
-        to += CHUNK_BYTES;
-      }
-    }
-  }
-}
-
-void finish(Block& block, const TmaLoad& load) {
-  {
-    const sanitizer::ActAs unit(block.copy_unit);
-    const sanitizer::Quiet quiet;
-    sanitizer::acquire(&block.issued_token);
-    sanitizer::write(load.to, load.bytes());
-    load_box(load);
-    sanitizer::release(phase_token(load.barrier, Mbarrier::load(load.barrier).phase));
-    sanitizer::release(&block.loaded_token);
-  }
-  update(block, load.barrier, 0, -static_cast<int>(load.bytes()));
-}
-
-}  // namespace
-
-void tma_load(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier) {
-  const sanitizer::Quiet quiet;
-  Block& block = *me().block;
-  if (map->magic != TensorMap::MAGIC) {
-    fail("TMA: this is not a tensor map");
-  }
-  if (to % (map->swizzle_128b ? 1024 : 128) != 0) {
-    fail("TMA: shared address 0x%x is not aligned to %d bytes", to, map->swizzle_128b ? 1024 : 128);
-  }
-  TmaLoad load{*map, nullptr, {x, y, z}, mbarrier_at(barrier)};
-  load.to = shared_pointer(to, load.bytes());
-  sanitizer::release(&block.issued_token);
-  if (block.early()) {
-    finish(block, load);
-    return;
-  }
-  block.loads.push_back(load);
-  // The destination is taken from here on.
-  const sanitizer::ActAs unit(block.copy_unit);
-  const sanitizer::Quiet unit_quiet;
-  sanitizer::acquire(&block.issued_token);
-  sanitizer::write(load.to, load.bytes());
-}
-
-void finish_a_load(Block& block) {
-  const unsigned number = block.launch.settings.seed == 0 ? 0 : block.random.below(block.loads.size());
-  const TmaLoad load = block.loads[number];
-  block.loads.erase(block.loads.begin() + number);
-  finish(block, load);
-}
-
-void fence_proxy_async() {
-  sanitizer::release(&me().block->proxy_token);
 }
 
 }  // namespace emu

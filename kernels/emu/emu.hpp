@@ -1,9 +1,9 @@
 // CUDA C++ on the CPU: what a kernel file sees when it is compiled as C++ with -DCUDA_EMU.
 //
-// A CUDA thread is a fiber, and the fibers of a block take turns on one operating-system thread, so a kernel
-// runs here as written: divergence, barriers and warp operations included. Whatever is not emulated does not
-// compile, or ends the launch with a message. Of the memory only the dynamic shared one has shared addresses
-// (ptx::smem_u32).
+// A CUDA thread is a fiber, and the fibers of a block, or of the blocks of a cluster, take turns on one
+// operating-system thread, so a kernel runs here as written: divergence, barriers and warp operations included.
+// Whatever is not emulated does not compile, or ends the launch with a message. Of the memory only the dynamic
+// shared one has shared addresses (ptx::smem_u32).
 #pragma once
 
 #include <cuda_bf16.h>
@@ -29,6 +29,7 @@
 #undef __noinline__
 #undef __launch_bounds__
 #undef __grid_constant__
+#undef __cluster_dims__
 #define __global__
 #define __device__
 #define __host__
@@ -37,8 +38,10 @@
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define __cluster_dims__(...)
 
-// Static shared memory: one copy for each operating-system thread, which is for each running block.
+// Static shared memory: one copy for each operating-system thread, which is for each running block. Kernels in clusters
+// must have none, as the blocks of a cluster run on one thread.
 #ifdef EMU_ASAN
 // AddressSanitizer guards the ends of global variables, but not those of thread-local ones; it runs one block
 // at a time.
@@ -48,8 +51,9 @@
 #endif
 
 #define DYN_SMEM(Type, name) Type* name = static_cast<Type*>(emu::dynamic_shared())
-#define EMU_KERNEL(kernel) \
-  static const emu::Registration emu_registration_##kernel(#kernel, emu::Entry<kernel>());
+#define EMU_KERNEL(kernel) EMU_KERNEL_IN_CLUSTERS(kernel, 1)
+#define EMU_KERNEL_IN_CLUSTERS(kernel, blocks) \
+  static const emu::Registration emu_registration_##kernel(#kernel, emu::Entry<kernel>(), blocks);
 
 namespace emu {
 
@@ -80,7 +84,10 @@ uint32_t shared_address(const void* pointer);
 // `wait`.
 void block_barrier(unsigned barrier, unsigned threads, bool wait);
 
-enum class Collective { SyncWarp, Shuffle, Ballot, Mma, Ldmatrix };
+uint32_t cluster_rank();
+void cluster_barrier();
+
+enum class Collective { SyncWarp, Shuffle, Ballot, Mma, Ldmatrix, Stmatrix };
 
 // What a warp operation does: runs once, when the lanes of `mask` have all come; lane l brought lanes[l].
 using WarpOperation = void (*)(uint32_t mask, void* const* lanes);
@@ -116,16 +123,16 @@ struct Entry<Kernel> {
   }
 };
 
-// Makes a kernel known by its name.
+// Makes a kernel known by its name, and by how many blocks its clusters have.
 class Registration {
  public:
   template <auto Kernel>
-  Registration(const char* name, Entry<Kernel> entry) {
-    add(name, entry.call, entry.sizes.data(), entry.sizes.size());
+  Registration(const char* name, Entry<Kernel> entry, unsigned cluster) {
+    add(name, entry.call, entry.sizes.data(), entry.sizes.size(), cluster);
   }
 
  private:
-  static void add(const char* name, Call call, const size_t* sizes, size_t parameters);
+  static void add(const char* name, Call call, const size_t* sizes, size_t parameters, unsigned cluster);
 };
 
 }  // namespace emu

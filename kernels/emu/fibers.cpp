@@ -1,16 +1,7 @@
-// Fibers, their schedule, and the blocks of a launch.
-#include <sys/mman.h>
-
-#include <atomic>
+// Fibers and their schedule.
 #include <bit>
 #include <cstdarg>
 #include <cstdio>
-#include <cstdlib>
-#include <memory>
-#include <mutex>
-#include <stdexcept>
-#include <thread>
-#include <utility>
 
 #include "runtime.hpp"
 
@@ -52,12 +43,6 @@ __thread Thread* current;
 namespace {
 
 constexpr unsigned SAVED_REGISTERS = 6;
-constexpr size_t STACK_BYTES = 128 * 1024;
-constexpr size_t GUARD_BYTES = 4096;
-
-// Stacks that all began at the same offset of their page would share a few lines of the cache.
-constexpr size_t STACK_STAGGER = 832;
-constexpr unsigned STACK_STAGGERS = 16;
 
 // A position of a set bit of `mask`, random but not evenly so: a bit after a gap is more likely.
 unsigned random_bit(uint32_t mask, Random& random) {
@@ -65,47 +50,69 @@ unsigned random_bit(uint32_t mask, Random& random) {
   return (std::countr_zero(std::rotr(mask, turn)) + turn) % 32;
 }
 
-void switch_context(Block& block, Context& from, Context& to, bool last = false) {
-  block.previous = &from;
+void switch_context(Cluster& cluster, Context& from, Context& to, bool last = false) {
+  cluster.previous = &from;
   sanitizer::begin_switch(from.stack, to.stack, last);
   sanitizer::become(to.actor);
   emu_switch(&from.stack_pointer, to.stack_pointer);
-  sanitizer::end_switch(from.stack, block.previous->stack);
+  sanitizer::end_switch(from.stack, cluster.previous->stack);
 }
 
 // Gives way to `to`, or to the host if there is no thread to run.
 void leave(Fiber& from, Fiber* to, bool last = false) {
-  Block& block = *from.block;
+  Cluster& cluster = from.block->cluster;
   current = to;
-  switch_context(block, from.context, to ? to->context : block.host, last);
+  switch_context(cluster, from.context, to ? to->context : cluster.host, last);
 }
 
 // Counts a fiber out; returns the one that runs next.
 Fiber* finish(Fiber& fiber) {
   const sanitizer::Quiet quiet;
-  sanitizer::release(&fiber.block->launch);
+  Block& block = *fiber.block;
+  leave_stores(fiber);
+  sanitizer::release(&block.launch);
   fiber.finished = true;
-  fiber.block->live--;
-  return fiber.block->next();
+  block.live--;
+  block.cluster.live--;
+  if (block.live == 0) {
+    expect_no_loads(block);
+  }
+  open_if_complete(block.cluster);
+  return block.cluster.next();
 }
 
 // Where a fiber begins and ends. No Quiet may be left behind: its actor will be another fiber's.
 void fiber_main() {
   Fiber& fiber = me();
-  Block& block = *fiber.block;
-  sanitizer::end_switch(sanitizer::Stack(), block.previous->stack);
-  sanitizer::acquire(&block);
-  block.launch.call(block.launch.arguments);
+  Cluster& cluster = fiber.block->cluster;
+  sanitizer::end_switch(sanitizer::Stack(), cluster.previous->stack);
+  sanitizer::acquire(&cluster);
+  cluster.launch.call(cluster.launch.arguments);
   leave(fiber, finish(fiber), true);
   __builtin_unreachable();
 }
 
 }  // namespace
 
+void* begin_stack(unsigned char* end) {
+  void** top = reinterpret_cast<void**>(end);
+  *--top = nullptr;  // where fiber_main would return to
+  *--top = reinterpret_cast<void*>(fiber_main);
+  top -= SAVED_REGISTERS;
+  std::memset(top, 0, SAVED_REGISTERS * sizeof(void*));
+  return top;
+}
+
+void run_fibers(Cluster& cluster) {
+  Fiber* first = cluster.next();
+  current = first;
+  switch_context(cluster, cluster.host, first->context);
+}
+
 void pause(Wait wait) {
   Fiber& fiber = me();
   fiber.wait = wait;
-  Fiber* next = fiber.block->next();
+  Fiber* next = fiber.block->cluster.next();
   if (next != &fiber) {
     leave(fiber, next);
   }
@@ -122,7 +129,7 @@ void fail(const char* format, ...) {
   const uint3 b = fiber.block_index;
   char where[128];
   snprintf(where, sizeof where, "block (%u, %u, %u), thread %u: ", b.x, b.y, b.z, fiber.number);
-  fiber.block->error = std::string(where) + message;
+  fiber.block->cluster.error = std::string(where) + message;
   leave(fiber, nullptr);
   __builtin_unreachable();
 }
@@ -181,28 +188,7 @@ unsigned Ready::choose_by_priority() {
   return best * LANES + random_bit(lanes_[best], random_);
 }
 
-Block::Block(const Launch& launch, uint64_t number)
-    : launch(launch),
-      random((launch.settings.seed + 1) * 0x9E3779B97F4A7C15ull ^ (number + 1) * 0xD1B54A32D192ED03ull),
-      ready(launch.settings, random),
-      live(launch.threads) {
-  // Allocated anew for each block, so that ThreadSanitizer takes it for new memory.
-  const size_t bytes = (launch.shared_bytes / SHARED_ALIGNMENT + 1) * SHARED_ALIGNMENT;
-  shared = static_cast<unsigned char*>(std::aligned_alloc(SHARED_ALIGNMENT, bytes));
-  if (shared == nullptr) {
-    throw std::bad_alloc();
-  }
-  // NaN, in every float format: what is read before it was written shows.
-  std::memset(shared, 0xFF, launch.shared_bytes);
-  sanitizer::forbid(shared + launch.shared_bytes, bytes - launch.shared_bytes);
-}
-
-Block::~Block() {
-  sanitizer::allow(shared, launch.shared_bytes + SHARED_ALIGNMENT);
-  std::free(shared);
-}
-
-bool Block::early() {
+bool Cluster::early() {
   switch (launch.settings.async) {
     case AsyncMode::Early:
       return true;
@@ -214,7 +200,7 @@ bool Block::early() {
   __builtin_unreachable();
 }
 
-Fiber* Block::next() {
+Fiber* Cluster::next() {
   constexpr unsigned LOADS_EVERY = 8;
   while (live > 0) {
     const bool arrives =
@@ -226,211 +212,6 @@ Fiber* Block::next() {
     return ready.empty() ? nullptr : &fibers[ready.take()];
   }
   return nullptr;
-}
-
-namespace {
-
-std::string describe(const Fiber& fiber) {
-  if (fiber.finished) {
-    return "have finished";
-  }
-  char words[128];
-  snprintf(words, sizeof words, fiber.wait.format, fiber.wait.number);
-  return std::string("wait at ") + words;
-}
-
-// Who waits where, for a block in which no thread can run.
-std::string describe_deadlock(const Block& block) {
-  constexpr unsigned MOST_SHOWN = 8;
-  std::string message = "deadlock:";
-  unsigned shown = 0;
-  for (unsigned first = 0; first < block.launch.threads && shown < MOST_SHOWN; shown++) {
-    const std::string what = describe(block.fibers[first]);
-    unsigned end = first + 1;
-    while (end < block.launch.threads && describe(block.fibers[end]) == what) {
-      end++;
-    }
-    message += shown ? "; threads " : " threads ";
-    message += std::to_string(first) + ".." + std::to_string(end - 1) + " " + what;
-    first = end;
-  }
-  return message;
-}
-
-// What one operating-system thread keeps from block to block: fibers and their stacks.
-class Worker {
- public:
-  explicit Worker(unsigned threads);
-  ~Worker();
-  Worker(const Worker&) = delete;
-  Worker& operator=(const Worker&) = delete;
-
-  bool serves(unsigned threads) const {
-    return threads <= threads_;
-  }
-
-  // Runs a block; a message if that failed. Then fibers were left in the middle, and the worker is not to be
-  // used again.
-  std::string run_block(const Launch& launch, uint64_t number);
-
- private:
-  void prepare(Fiber& fiber, Block& block, unsigned number, unsigned slot, uint3 block_index);
-
-  const unsigned threads_;
-  const unsigned slots_;
-  unsigned char* stacks_;
-  std::vector<sanitizer::Actor> actors_;
-  std::vector<Fiber> fibers_;
-  sanitizer::Actor copy_unit_;
-  sanitizer::Actor tensor_core_;
-};
-
-// To ThreadSanitizer a thread of one block and a thread of the next are different threads only if they are
-// different actors: with more actors than threads, few have the same in both.
-Worker::Worker(unsigned threads)
-    : threads_(threads), slots_(sanitizer::THREAD ? threads + 37 : threads), fibers_(threads) {
-  void* memory = mmap(nullptr, slots_ * STACK_BYTES, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) {
-    throw std::bad_alloc();
-  }
-  stacks_ = static_cast<unsigned char*>(memory);
-  for (unsigned slot = 0; slot < slots_; slot++) {
-    mprotect(stacks_ + slot * STACK_BYTES, GUARD_BYTES, PROT_NONE);
-    actors_.push_back(sanitizer::new_actor());
-  }
-  copy_unit_ = sanitizer::new_actor();
-  tensor_core_ = sanitizer::new_actor();
-}
-
-Worker::~Worker() {
-  sanitizer::allow(stacks_, slots_ * STACK_BYTES);
-  munmap(stacks_, slots_ * STACK_BYTES);
-}
-
-void Worker::prepare(Fiber& fiber, Block& block, unsigned number, unsigned slot, uint3 block_index) {
-  fiber.thread_index = {number, 0, 0};
-  fiber.block_index = block_index;
-  fiber.block_size = dim3(block.launch.threads);
-  fiber.grid_size = block.launch.grid;
-  fiber.number = number;
-  fiber.lane = number % LANES;
-  fiber.warp = number / LANES;
-  fiber.block = &block;
-  fiber.wait = Wait();
-  fiber.finished = false;
-  fiber.copies.clear();
-
-  unsigned char* stack = stacks_ + slot * STACK_BYTES;
-  void** top = reinterpret_cast<void**>(stack + STACK_BYTES - slot % STACK_STAGGERS * STACK_STAGGER);
-  *--top = nullptr;  // where fiber_main would return to
-  *--top = reinterpret_cast<void*>(fiber_main);
-  top -= SAVED_REGISTERS;
-  std::memset(top, 0, SAVED_REGISTERS * sizeof(void*));
-  fiber.context.stack_pointer = top;
-  fiber.context.stack = {stack, STACK_BYTES, nullptr};
-  fiber.context.actor = actors_[slot];
-}
-
-std::string Worker::run_block(const Launch& launch, uint64_t number) {
-  const sanitizer::Quiet quiet;
-  // On the heap: the tokens of ThreadSanitizer in it end with it.
-  auto block = std::make_unique<Block>(launch, number);
-  block->fibers = fibers_.data();
-  block->host.actor = sanitizer::current_actor();
-  block->copy_unit = copy_unit_;
-  block->tensor_core = tensor_core_;
-  const dim3 grid = launch.grid;
-  const unsigned x = number % grid.x;
-  const unsigned y = number / grid.x % grid.y;
-  const unsigned z = number / grid.x / grid.y;
-  for (unsigned i = 0; i < launch.threads; i++) {
-    prepare(fibers_[i], *block, i, (i + 7 * number) % slots_, {x, y, z});
-    block->ready.add(i / LANES, 1u << i % LANES);
-  }
-  sanitizer::release(block.get());
-
-  Fiber* first = block->next();
-  current = first;
-  switch_context(*block, block->host, first->context);
-
-  if (block->error.empty() && block->live > 0) {
-    block->error = describe_deadlock(*block);
-  }
-  if (block->error.empty() && !block->loads.empty()) {
-    block->error = "the block ended with TMA loads under way";
-  }
-  return block->error;
-}
-
-// Runs blocks until none is left or one has failed.
-class Progress {
- public:
-  explicit Progress(const Launch& launch)
-      : launch_(launch), blocks_(static_cast<uint64_t>(launch.grid.x) * launch.grid.y * launch.grid.z) {
-  }
-
-  void work(std::unique_ptr<Worker>& worker) {
-    if (!worker || !worker->serves(launch_.threads)) {
-      worker = std::make_unique<Worker>(launch_.threads);
-    }
-    for (uint64_t number = next_++; number < blocks_; number = next_++) {
-      const std::string error = run_block(*worker, number);
-      if (!error.empty()) {
-        worker.reset();
-        stop(error);
-        return;
-      }
-    }
-  }
-
-  std::string error() const {
-    return error_;
-  }
-
- private:
-  std::string run_block(Worker& worker, uint64_t number) {
-    if constexpr (!sanitizer::THREAD) {
-      return worker.run_block(launch_, number);
-    }
-    // On a thread of its own: static shared memory is thread-local, so that ThreadSanitizer takes it for new
-    // memory.
-    std::string error;
-    std::thread([&] { error = worker.run_block(launch_, number); }).join();
-    return error;
-  }
-
-  void stop(const std::string& error) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    if (error_.empty()) {
-      error_ = error;
-    }
-    next_ = blocks_;
-  }
-
-  const Launch& launch_;
-  const uint64_t blocks_;
-  std::atomic<uint64_t> next_{0};
-  std::mutex mutex_;
-  std::string error_;
-};
-
-}  // namespace
-
-std::string run(const Launch& launch) {
-  static std::vector<std::unique_ptr<Worker>> workers;
-  workers.resize(std::max<size_t>(workers.size(), launch.settings.workers));
-  Progress progress(launch);
-  std::vector<std::thread> helpers;
-  for (unsigned i = 1; i < launch.settings.workers; i++) {
-    helpers.emplace_back([&progress, &worker = workers[i]] { progress.work(worker); });
-  }
-  progress.work(workers[0]);
-  for (std::thread& helper : helpers) {
-    helper.join();
-  }
-  sanitizer::acquire(&launch);
-  return progress.error();
 }
 
 }  // namespace emu

@@ -46,6 +46,13 @@ void load_matrices(uint32_t (&received)[MATRICES], uint32_t address, bool transp
   }
 }
 
+struct Stmatrix {
+  const uint32_t* brought;
+  uint16_t row[8];
+};
+void stmatrix(uint32_t mask, void* const* lanes);
+void write_matrix_row(uint32_t address, const uint16_t (&row)[8]);
+
 // Copies `read` bytes and zeroes the rest of `bytes`.
 void async_copy(uint32_t to, const void* from, unsigned bytes, unsigned read);
 void async_copy_commit();
@@ -53,9 +60,15 @@ void async_copy_wait(unsigned pending);
 
 void mbarrier_init(uint32_t barrier, unsigned arrivals);
 void mbarrier_arrive(uint32_t barrier, uint32_t expected_bytes);
+void mbarrier_arrive_remote(uint32_t barrier, uint32_t rank);
 void mbarrier_wait(uint32_t barrier, uint32_t parity);
 
 void tma_load(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier);
+void tma_load_multicast(uint32_t to, const TensorMap* map, int x, int y, uint32_t barrier, uint16_t mask);
+void tma_store(const TensorMap* map, int x, int y, uint32_t from);
+void tma_store_commit();
+void tma_store_wait_read(unsigned pending);
+void tma_store_wait(unsigned pending);
 void fence_proxy_async();
 
 struct Wgmma {
@@ -101,6 +114,12 @@ inline void ldmatrix_x2_trans(uint32_t (&r)[2], uint32_t row) {
   emu::load_matrices(r, row, true);
 }
 
+inline void stmatrix_x4(uint32_t row, const uint32_t (&r)[4]) {
+  emu::Stmatrix lane{r, {}};
+  emu::warp_collective(emu::Collective::Stmatrix, ~0u, emu::stmatrix, &lane);
+  emu::write_matrix_row(row, lane.row);
+}
+
 inline void cp_async16(uint32_t to, const void* from, int bytes = 16) {
   emu::async_copy(to, from, 16, bytes);
 }
@@ -135,6 +154,14 @@ inline void bar_arrive(int barrier, int threads) {
   emu::block_barrier(barrier, threads, false);
 }
 
+inline uint32_t cluster_rank() {
+  return emu::cluster_rank();
+}
+
+inline void cluster_sync() {
+  emu::cluster_barrier();
+}
+
 inline void mbar_init(uint32_t barrier, unsigned arrivals) {
   emu::mbarrier_init(barrier, arrivals);
 }
@@ -150,6 +177,10 @@ inline void mbar_arrive_expect_tx(uint32_t barrier, uint32_t bytes) {
   emu::mbarrier_arrive(barrier, bytes);
 }
 
+inline void mbar_arrive_remote(uint32_t barrier, uint32_t rank) {
+  emu::mbarrier_arrive_remote(barrier, rank);
+}
+
 inline void mbar_wait(uint32_t barrier, uint32_t parity) {
   emu::mbarrier_wait(barrier, parity);
 }
@@ -158,8 +189,31 @@ inline void tma_load_2d(uint32_t to, const TensorMap* map, int x, int y, uint32_
   emu::tma_load(to, map, x, y, 0, barrier);
 }
 
+inline void tma_load_2d_multicast(uint32_t to, const TensorMap* map, int x, int y, uint32_t barrier,
+                                  uint16_t mask) {
+  emu::tma_load_multicast(to, map, x, y, barrier, mask);
+}
+
 inline void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier) {
   emu::tma_load(to, map, x, y, z, barrier);
+}
+
+inline void tma_store_2d(const TensorMap* map, int x, int y, uint32_t from) {
+  emu::tma_store(map, x, y, from);
+}
+
+inline void tma_store_commit() {
+  emu::tma_store_commit();
+}
+
+template <int PENDING>
+void tma_store_wait_read() {
+  emu::tma_store_wait_read(PENDING);
+}
+
+template <int PENDING>
+void tma_store_wait() {
+  emu::tma_store_wait(PENDING);
 }
 
 inline void tma_prefetch_desc(const TensorMap*) {

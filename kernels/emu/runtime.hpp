@@ -1,6 +1,7 @@
-// The emulator's own data: fibers, blocks, and what they wait for. Kernels do not see this file.
+// The emulator's own data: fibers, clusters of blocks, and what they wait for. Kernels do not see this file.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,9 @@ namespace emu {
 
 constexpr unsigned LANES = 32;
 constexpr unsigned WARPGROUP = 128;
-constexpr unsigned MAX_THREADS = 1024;
+constexpr unsigned MAX_THREADS = 1024;  // of a cluster, so of a block
 constexpr unsigned MAX_WARPS = MAX_THREADS / LANES;
+constexpr unsigned MAX_CLUSTER = 8;  // blocks: what all devices with clusters can do
 constexpr unsigned MAX_BARRIERS = 16;
 constexpr size_t MAX_SHARED_BYTES = 227 * 1024;
 constexpr size_t SHARED_ALIGNMENT = 1024;
@@ -40,6 +42,7 @@ struct Launch {
   Call call;
   void* const* arguments;
   dim3 grid;
+  unsigned cluster;  // blocks that run together, along x
   unsigned threads;  // in a block
   size_t shared_bytes;
   Settings settings;
@@ -87,17 +90,21 @@ class InFlight {
     }
   }
 
+  // Of all groups but the newest `pending`.
+  template <class Look>
+  void for_each_before(unsigned pending, Look look) {
+    const size_t end = end_of(groups_before(pending));
+    for (size_t i = 0; i < end; i++) {
+      look(operations_[i]);
+    }
+  }
+
   // Finishes the oldest groups until `pending` are left.
   template <class Finish>
   void wait(unsigned pending, Finish finish) {
-    if (group_ends_.size() <= pending) {
-      return;
-    }
-    const size_t groups = group_ends_.size() - pending;
-    const size_t end = group_ends_[groups - 1];
-    for (size_t i = 0; i < end; i++) {
-      finish(operations_[i]);
-    }
+    for_each_before(pending, finish);
+    const size_t groups = groups_before(pending);
+    const size_t end = end_of(groups);
     operations_.erase(operations_.begin(), operations_.begin() + end);
     group_ends_.erase(group_ends_.begin(), group_ends_.begin() + groups);
     for (size_t& group_end : group_ends_) {
@@ -111,6 +118,13 @@ class InFlight {
   }
 
  private:
+  size_t groups_before(unsigned pending) const {
+    return group_ends_.size() > pending ? group_ends_.size() - pending : 0;
+  }
+  size_t end_of(size_t groups) const {
+    return groups > 0 ? group_ends_[groups - 1] : 0;
+  }
+
   std::vector<Operation> operations_;
   std::vector<size_t> group_ends_;
 };
@@ -121,6 +135,17 @@ struct Copy {
   const void* from;
   unsigned bytes;
   unsigned read;
+};
+
+// cp.async.bulk.tensor from shared to global memory.
+struct TmaStore {
+  TensorMap map;  // a copy: the thread may end before the store does, and its parameters with it
+  const unsigned char* from;
+  int at[3];
+  unsigned number;                 // counted by block
+  bool waited = false;             // the thread has waited until shared memory was read
+  std::vector<unsigned char> box;  // what was there, once it is read
+  bool written = false;
 };
 
 // What a thread waits for, as words: `format` takes `number`.
@@ -137,9 +162,10 @@ struct Context {
 };
 
 struct Block;
+struct Cluster;
 
 struct Fiber : Thread {
-  unsigned number;  // in its block
+  unsigned number;  // in its block, as that of its warp
   unsigned lane;
   unsigned warp;
   Block* block;
@@ -147,6 +173,7 @@ struct Fiber : Thread {
   Wait wait;
   bool finished;
   InFlight<Copy> copies;
+  InFlight<TmaStore> stores;
 };
 
 // The threads that can run.
@@ -195,6 +222,19 @@ class PhaseToken {
   char tokens_[2];
 };
 
+// A token for each of several operations, which are numbered as they are issued: for those that are under way
+// together.
+class NumberedTokens {
+ public:
+  const char* operator[](unsigned number) const {
+    return &tokens_[number % MOST];
+  }
+
+ private:
+  static constexpr unsigned MOST = 256;
+  char tokens_[MOST];
+};
+
 // Lanes of a warp on their way to one warp operation.
 struct Meeting {
   uint32_t mask = 0;
@@ -225,8 +265,7 @@ struct Warpgroup {
   InFlight<PendingWgmma> products;
   char product_token;
   // Stands for the reading of a product's operands by the thread that issued it.
-  static constexpr unsigned MOST_ISSUED = 256;
-  char issued_tokens[MOST_ISSUED];
+  NumberedTokens issued_tokens;
   unsigned issued = 0;
   char wait_token;
 };
@@ -234,7 +273,7 @@ struct Warpgroup {
 struct Barrier {
   unsigned arrived = 0;
   unsigned expected = 0;
-  uint32_t waiting[MAX_WARPS] = {};
+  uint32_t waiting[MAX_WARPS] = {};  // by warp of the cluster
   PhaseToken token;
 };
 
@@ -245,20 +284,58 @@ struct MbarrierWait {
 };
 
 struct TmaLoad {
-  TensorMap map;  // a copy: the thread may end before the load does, and its parameters with it
+  TensorMap map;  // a copy, as that of a store
+  Block* issuer;
+  Block* to_block;
   unsigned char* to;
   int at[3];
   uint64_t* barrier;
+};
 
-  size_t bytes() const {
-    return static_cast<size_t>(map.box[0]) * map.box[1] * map.box[2] * map.element_bytes;
-  }
+// Units of a processor beside its threads, to ThreadSanitizer. A TMA store is two: what reads shared memory does not
+// know all that the thread does that has issued it, what writes global memory does.
+struct Units {
+  sanitizer::Actor loads;
+  sanitizer::Actor store_reads;
+  sanitizer::Actor store_writes;
+  sanitizer::Actor products;
 };
 
 // One block while it runs. The tokens stand for orderings that ThreadSanitizer is told of.
 struct Block {
-  Block(const Launch& launch, uint64_t number);
+  Block(Cluster& cluster, unsigned rank, const Units& units);
   ~Block();
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
+
+  Cluster& cluster;
+  const Launch& launch;
+  const unsigned rank;
+  const unsigned first_warp;  // the number of its first warp in the cluster
+  unsigned live;              // threads that have not finished
+
+  unsigned char* shared;
+  Warp warps[MAX_WARPS];
+  Warpgroup warpgroups[MAX_THREADS / WARPGROUP];
+  Barrier barriers[MAX_BARRIERS];
+
+  std::vector<MbarrierWait> mbarrier_waits;
+  const Units units;
+  char issued_token;
+  char loaded_token;
+  char proxy_token;
+  unsigned stores = 0;
+  char store_token;
+  NumberedTokens read_tokens;
+  NumberedTokens written_tokens;
+
+  // Lets threads that wait go on.
+  void wake(unsigned warp, uint32_t lanes);
+};
+
+// The blocks that run together, often a single one: their threads take turns. A thread counts on from block to block.
+struct Cluster {
+  Cluster(const Launch& launch, uint64_t number);
 
   const Launch& launch;
   Random random;
@@ -271,18 +348,10 @@ struct Block {
   Context host;
   Context* previous = nullptr;
 
-  unsigned char* shared;
-  Warp warps[MAX_WARPS];
-  Warpgroup warpgroups[MAX_THREADS / WARPGROUP];
-  Barrier barriers[MAX_BARRIERS];
-
+  std::vector<std::unique_ptr<Block>> blocks;
+  Barrier barrier;
   std::vector<TmaLoad> loads;
-  std::vector<MbarrierWait> mbarrier_waits;
-  sanitizer::Actor copy_unit = nullptr;
-  sanitizer::Actor tensor_core = nullptr;
-  char issued_token;
-  char loaded_token;
-  char proxy_token;
+  std::vector<TmaStore> last_stores;  // of threads that have ended, to be written at the end
 
   // Whether what is issued now takes effect now.
   bool early();
@@ -290,6 +359,10 @@ struct Block {
   // The thread that runs next; null if none can, now or later.
   Fiber* next();
 };
+
+inline void Block::wake(unsigned warp, uint32_t lanes) {
+  cluster.ready.add(first_warp + warp, lanes);
+}
 
 inline Fiber& me() {
   return *static_cast<Fiber*>(current);
@@ -302,10 +375,37 @@ inline uint32_t without(uint32_t lanes, unsigned lane) {
 // Lets others run until someone adds this thread to those that are ready.
 void pause(Wait wait);
 
-// What lies at a shared address.
-unsigned char* shared_pointer(uint32_t address, size_t bytes);
+// Begins a fiber's stack: the stack pointer with which to switch to it.
+void* begin_stack(unsigned char* end);
 
-// Lets one of the block's TMA loads arrive.
-void finish_a_load(Block& block);
+// Runs the cluster's fibers until none can go on.
+void run_fibers(Cluster& cluster);
+
+// What lies at a shared address, of this thread's block or another.
+unsigned char* shared_pointer(uint32_t address, size_t bytes);
+unsigned char* shared_pointer(const Block& block, uint32_t address, size_t bytes);
+
+// A block of this thread's cluster that has not ended.
+Block& block_of_cluster(unsigned rank);
+
+// Opens the cluster's barrier if all threads that have not ended are there.
+bool open_if_complete(Cluster& cluster);
+
+// The mbarrier at a shared address; what stands for the end of its phase; and what arrives at it.
+uint64_t* mbarrier_at(const Block& block, uint32_t address);
+const void* mbarrier_token(const uint64_t* barrier);
+void update_mbarrier(Block& block, uint64_t* barrier, unsigned arrivals, int bytes);
+
+// Lets one of the cluster's TMA loads arrive.
+void finish_a_load(Cluster& cluster);
+
+// For a block that ends.
+void expect_no_loads(const Block& block);
+
+// Takes over what a thread that ends has not waited for.
+void leave_stores(Fiber& fiber);
+
+// Writes what the threads of the cluster have left.
+void finish_stores(Cluster& cluster);
 
 }  // namespace emu

@@ -1,4 +1,4 @@
-// What the lanes of a warp, and the threads of a block, do together.
+// What the lanes of a warp, and the threads of a block or a cluster, do together.
 #include <algorithm>
 #include <bit>
 #include <utility>
@@ -10,7 +10,7 @@ namespace emu {
 namespace {
 
 const char* const COLLECTIVES[] = {"__syncwarp(%08x)", "a shuffle (mask %08x)", "a vote (mask %08x)",
-                                   "mma.sync (mask %08x)", "ldmatrix (mask %08x)"};
+                                   "mma.sync (mask %08x)", "ldmatrix (mask %08x)", "stmatrix (mask %08x)"};
 
 // The meeting of the lanes of `mask`: one that has begun, or a new one.
 Meeting& join(Warp& warp, uint32_t mask, Collective kind) {
@@ -78,7 +78,7 @@ void warp_collective(Collective kind, uint32_t mask, WarpOperation operation, vo
     }
     meeting.arrived = 0;
     meeting.token.next();
-    block.ready.add(fiber.warp, without(mask, fiber.lane));
+    block.wake(fiber.warp, without(mask, fiber.lane));
   } else {
     pause({COLLECTIVES[static_cast<int>(kind)], mask});
   }
@@ -109,6 +109,19 @@ void ballot(uint32_t mask, void* const* lanes) {
   }
 }
 
+namespace {
+
+// All have come: lets those go that wait, and begins the next phase.
+void open(Barrier& barrier, Ready& ready) {
+  barrier.arrived = 0;
+  barrier.token.next();
+  for (unsigned warp = 0; warp < MAX_WARPS; warp++) {
+    ready.add(warp, std::exchange(barrier.waiting[warp], 0));
+  }
+}
+
+}  // namespace
+
 void block_barrier(unsigned number, unsigned threads, bool wait) {
   const sanitizer::Quiet quiet;
   Fiber& fiber = me();
@@ -131,18 +144,42 @@ void block_barrier(unsigned number, unsigned threads, bool wait) {
   sanitizer::release(token);
   barrier.arrived++;
   if (barrier.arrived == threads) {
-    barrier.arrived = 0;
-    barrier.token.next();
-    for (unsigned warp = 0; warp < MAX_WARPS; warp++) {
-      block.ready.add(warp, std::exchange(barrier.waiting[warp], 0));
-    }
+    open(barrier, block.cluster.ready);
   } else if (wait) {
-    barrier.waiting[fiber.warp] |= 1u << fiber.lane;
+    barrier.waiting[block.first_warp + fiber.warp] |= 1u << fiber.lane;
     pause({"barrier %u", number});
   }
   if (wait) {
     sanitizer::acquire(token);
   }
+}
+
+uint32_t cluster_rank() {
+  return me().block->rank;
+}
+
+void cluster_barrier() {
+  const sanitizer::Quiet quiet;
+  Fiber& fiber = me();
+  Cluster& cluster = fiber.block->cluster;
+  Barrier& barrier = cluster.barrier;
+  const char* token = barrier.token.get();
+  sanitizer::release(token);
+  barrier.arrived++;
+  if (!open_if_complete(cluster)) {
+    barrier.waiting[fiber.block->first_warp + fiber.warp] |= 1u << fiber.lane;
+    pause({"the barrier of the cluster"});
+  }
+  sanitizer::acquire(token);
+}
+
+bool open_if_complete(Cluster& cluster) {
+  const unsigned arrived = cluster.barrier.arrived;
+  const bool complete = arrived > 0 && arrived == cluster.live;
+  if (complete) {
+    open(cluster.barrier, cluster.ready);
+  }
+  return complete;
 }
 
 void fence() {
@@ -200,12 +237,22 @@ void mma(uint32_t mask, void* const* lanes) {
   }
 }
 
+namespace {
+
+constexpr size_t MATRIX_ROW_BYTES = 16;
+
+unsigned char* matrix_row(uint32_t address) {
+  if (address % MATRIX_ROW_BYTES != 0) {
+    fail("ldmatrix or stmatrix: the row at shared address 0x%x is not aligned to 16 bytes", address);
+  }
+  return shared_pointer(address, MATRIX_ROW_BYTES);
+}
+
+}  // namespace
+
 void read_matrix_row(uint16_t (&row)[8], uint32_t address) {
   const sanitizer::Quiet quiet;
-  if (address % sizeof row != 0) {
-    fail("ldmatrix: the row at shared address 0x%x is not aligned to 16 bytes", address);
-  }
-  const unsigned char* from = shared_pointer(address, sizeof row);
+  const unsigned char* from = matrix_row(address);
   sanitizer::read(from, sizeof row);
   std::memcpy(row, from, sizeof row);
 }
@@ -227,6 +274,27 @@ void ldmatrix(uint32_t mask, void* const* lanes) {
       static_cast<Ldmatrix*>(lanes[lane])->received[matrix] = low | high << 16;
     }
   }
+}
+
+void stmatrix(uint32_t mask, void* const* lanes) {
+  if (mask != ~0u) {
+    fail("stmatrix needs a whole warp");
+  }
+  for (unsigned named = 0; named < LANES; named++) {
+    uint16_t(&row)[8] = static_cast<Stmatrix*>(lanes[named])->row;
+    for (unsigned column = 0; column < 8; column++) {
+      const unsigned holder = named % 8 * 4 + column / 2;
+      const uint32_t pair = static_cast<const Stmatrix*>(lanes[holder])->brought[named / 8];
+      row[column] = pair >> column % 2 * 16;
+    }
+  }
+}
+
+void write_matrix_row(uint32_t address, const uint16_t (&row)[8]) {
+  const sanitizer::Quiet quiet;
+  unsigned char* to = matrix_row(address);
+  sanitizer::write(to, sizeof row);
+  std::memcpy(to, row, sizeof row);
 }
 
 }  // namespace emu

@@ -35,7 +35,7 @@ void warpgroup_collective(GroupCollective kind, void* argument, Operation operat
   operation(group);
   group.arrived = 0;
   for (unsigned warp = fiber.warp / 4 * 4; warp < fiber.warp / 4 * 4 + 4; warp++) {
-    block.ready.add(warp, warp == fiber.warp ? without(~0u, fiber.lane) : ~0u);
+    block.wake(warp, warp == fiber.warp ? without(~0u, fiber.lane) : ~0u);
   }
 }
 
@@ -154,9 +154,9 @@ Operands& operand_space() {
 void look_at_operands(const PendingWgmma& product, Warpgroup& group) {
   load(operand_space(), product);
   // Whoever has waited for the product comes after this reading, too.
-  sanitizer::release(&group.issued_tokens[product.number % Warpgroup::MOST_ISSUED]);
+  sanitizer::release(group.issued_tokens[product.number]);
   Block& block = *me().block;
-  const sanitizer::ActAs unit(block.tensor_core);
+  const sanitizer::ActAs unit(block.units.products);
   const sanitizer::Quiet quiet;
   sanitizer::acquire(&block.proxy_token);
   sanitizer::acquire(&block.loaded_token);
@@ -164,7 +164,7 @@ void look_at_operands(const PendingWgmma& product, Warpgroup& group) {
 }
 
 void finish(const PendingWgmma& product, Warpgroup& group) {
-  const sanitizer::ActAs unit(me().block->tensor_core);
+  const sanitizer::ActAs unit(me().block->units.products);
   const sanitizer::Quiet quiet;
   load(operand_space(), product);
   multiply(product, operand_space());
@@ -191,7 +191,7 @@ void wgmma(const Wgmma& operation) {
       look_at_operands(product, group);
     }
     group.products.issue(product);
-    if (me().block->early()) {
+    if (me().block->cluster.early()) {
       // The tensor core takes products in their order: those before are done, too.
       group.products.for_each([&group](PendingWgmma& issued) {
         if (!issued.done) {
@@ -216,7 +216,7 @@ void wgmma_wait(unsigned pending) {
       if (!product.done) {
         finish(product, group);
       }
-      sanitizer::acquire(&group.issued_tokens[product.number % Warpgroup::MOST_ISSUED]);
+      sanitizer::acquire(group.issued_tokens[product.number]);
     });
     sanitizer::acquire(&group.product_token);
     sanitizer::release(&group.wait_token);

@@ -2,21 +2,31 @@
 //! conformance_sm90.cu write down every result of `ptx.cuh`, and here is what the manuals of PTX and CUDA say
 //! it is, bit for bit.
 use crate::machine::cuda::{self, Arg, Launch, Ptr, Stream};
-use crate::machine::driver::{Driver, Memory};
+use crate::machine::driver::{Boxed, Driver, Memory};
 use half::{bf16, f16};
 use std::rc::Rc;
 
-/// One kernel and what it is to write.
+/// One kernel and what it is to write. Its parameters are, as far as it has them, a tensor map, where its input and its
+/// output are, and numbers.
 struct Conformance {
     kernel: &'static str,
+    blocks: usize,
     threads: usize,
     /// Bytes of dynamic shared memory.
     shared: usize,
+    map: Option<Mapped>,
     /// What it reads; nothing for one that makes its inputs.
     input: Vec<u32>,
-    /// Whether it is told how long the input is.
-    counted: bool,
+    numbers: Vec<i32>,
     expected: Vec<u32>,
+}
+
+/// What a map describes: all of the input or the output, which then is no parameter, as a matrix of 16-bit elements, and
+/// boxes.
+struct Mapped {
+    output: bool,
+    shape: [usize; 2],
+    of_box: [usize; 2],
 }
 
 /// What became of one kernel.
@@ -55,27 +65,41 @@ pub fn conformance(driver: &Rc<dyn Driver>) -> cuda::Result<Vec<Conformed>> {
         wgmma("conform_wgmma_n256_trans", 256, true, true),
         wgmma("conform_wgmma_n8_trans_a", 8, true, false),
         wgmma("conform_wgmma_from_registers", 64, false, true),
+        made("conform_stmatrix", 128, 4 * 512, stmatrix()),
+        tma_store(),
+        multicast(),
     ];
     let run = |conformance: &Conformance, stream: &mut Stream| run(conformance, driver, stream);
     conformances.iter().map(|c| run(c, &mut stream)).collect()
 }
 
 fn run(conformance: &Conformance, driver: &Rc<dyn Driver>, stream: &mut Stream) -> cuda::Result<Conformed> {
-    let Conformance { kernel, threads, shared, input, counted, expected } = conformance;
+    let Conformance { kernel, blocks, threads, shared, map, input, numbers, expected } = conformance;
     let bytes = 4 * expected.len();
     let out = Memory::new(driver, bytes)?;
     driver.fill(out.at(), 0xCD, bytes)?;
-    let mut args = Vec::new();
     let source = Memory::new(driver, 4 * input.len())?;
     if !input.is_empty() {
         driver.upload(source.at(), bytemuck::cast_slice(input))?;
+    }
+    let mut args = Vec::new();
+    if let Some(Mapped { output, shape, of_box }) = map {
+        if !driver.hopper() {
+            return Ok(Conformed { kernel, words: 0, wrong: 0, first: None });
+        }
+        let at = if *output { out.at() } else { source.at() };
+        let mapped = Boxed { at, shape: shape.to_vec(), of_box: *of_box };
+        args.push(Arg::bytes(&driver.tensor_map(&mapped)?));
+    }
+    let mapped = |output| map.as_ref().is_some_and(|map| map.output == output);
+    if !input.is_empty() && !mapped(false) {
         args.push(Arg::from(Ptr(source.at())));
     }
-    args.push(Ptr(out.at()).into());
-    if *counted {
-        args.push(input.len().into());
+    if !mapped(true) {
+        args.push(Ptr(out.at()).into());
     }
-    let launch = Launch { kernel, grid: [1, 1, 1], block: *threads, shared: *shared };
+    args.extend(numbers.iter().map(|&n| Arg::Int(n)));
+    let launch = Launch { kernel, grid: [*blocks, 1, 1], block: *threads, shared: *shared };
     // A new stream only compares arguments; from `begin` on it launches.
     for _ in 0..2 {
         match stream.launch(launch, &args) {
@@ -96,7 +120,8 @@ fn run(conformance: &Conformance, driver: &Rc<dyn Driver>, stream: &mut Stream) 
 
 /// A kernel that makes its own inputs.
 fn made(kernel: &'static str, threads: usize, shared: usize, expected: Vec<u32>) -> Conformance {
-    Conformance { kernel, threads, shared, input: Vec::new(), counted: false, expected }
+    let (blocks, map, input, numbers) = (1, None, Vec::new(), Vec::new());
+    Conformance { kernel, blocks, threads, shared, map, input, numbers, expected }
 }
 
 /// An integer from -8 to 7, as the kernels make them.
@@ -163,6 +188,57 @@ fn ldmatrix() -> Vec<u32> {
     })
 }
 
+/// The inverse: lane 3 p of 32 has named row p, which is row lane % 8 of matrix lane / 8, and its elements come from the
+/// lanes that would get them.
+fn stmatrix() -> Vec<u32> {
+    registers(4 * 32, 4, |row, pair| {
+        let (warp, lane) = (row / 32, row % 32 * 3 % 32);
+        let holder = lane % 8 * 4 + pair;
+        let low = (warp * 256 + 2 * (lane / 8 * 32 + holder)) as u32;
+        low | (low + 1) << 16
+    })
+}
+
+/// Boxes of 16 x 64 over the right and the lower edge of a matrix; with 128-byte swizzle the chunk of 16 bytes in column
+/// c of row r lies in column c ^ (r % 8).
+fn tma_store() -> Conformance {
+    let (shape @ [rows, columns], of_box, [y, x]) = ([40, 72], [16, 64], [3, 16]);
+    let elements: Vec<u16> = (0..3 * 16 * 64).collect();
+    let mut matrix = vec![0xCDCD_u16; rows * columns];
+    for (i, element) in elements.iter().enumerate() {
+        let (row, column) = (i / 64, ((i % 64 / 8) ^ (i / 64 % 8)) * 8 + i % 8);
+        if y + row < rows && x + column < columns {
+            matrix[(y + row) * columns + x + column] = *element;
+        }
+    }
+    let bytes = 16 * 64 * 2;
+    Conformance {
+        map: Some(Mapped { output: true, shape, of_box }),
+        input: bytemuck::pod_collect_to_vec(&elements),
+        numbers: [x, y, 16, bytes].map(|n| n as i32).to_vec(),
+        ..made("conform_tma_store", 128, 2 * bytes, bytemuck::pod_collect_to_vec(&matrix))
+    }
+}
+
+/// In each round each block has both halves of the tile, of 16 x 64 with 128-byte swizzle, which either has loaded.
+fn multicast() -> Conformance {
+    let (blocks, rounds, half) = (4, 3, 16 * 64);
+    let elements: Vec<u16> = (0..(rounds * 2 * half) as u16).collect();
+    let mut expected = Vec::new();
+    for (block, round) in (0..blocks).flat_map(|block| (0..rounds).map(move |round| (block, round))) {
+        let element =
+            |i: usize| (round * 2 * half + i / 64 * 64 + ((i % 64 / 8) ^ (i / 64 % 8)) * 8 + i % 8) as u32;
+        expected.extend((0..half).map(|pair| element(2 * pair) | element(2 * pair + 1) << 16));
+        expected.push(block as u32 % 2);
+    }
+    Conformance {
+        blocks,
+        map: Some(Mapped { output: false, shape: [rounds * 2 * 16, 64], of_box: [16, 64] }),
+        input: bytemuck::pod_collect_to_vec(&elements),
+        ..made("conform_multicast", 128, 2 * half * 2 + 16, expected)
+    }
+}
+
 /// The first bytes of each copy are the source's, the others zero.
 fn cp_async() -> Conformance {
     let input: Vec<u32> = (0..224_u32).map(|i| i.wrapping_mul(0x9E37_79B9) | 0x0101_0101).collect();
@@ -175,7 +251,7 @@ fn cp_async() -> Conformance {
         }
     }
     let expected = bytes.as_chunks().0.iter().map(|word| u32::from_ne_bytes(*word)).collect();
-    Conformance { kernel: "conform_cp_async", threads: 32, shared: 224 * 4, input, counted: false, expected }
+    Conformance { input, ..made("conform_cp_async", 32, 224 * 4, expected) }
 }
 
 fn barrier() -> Vec<u32> {
@@ -286,7 +362,7 @@ fn float() -> Conformance {
             _ => one_nan(x.max(y) + 0.0),
         }
     });
-    Conformance { kernel: "conform_float", threads: 32, shared: 0, input, counted: true, expected }
+    Conformance { input, numbers: vec![n as i32], ..made("conform_float", 32, 0, expected) }
 }
 
 /// PTX ISA, "Register Fragments and Shared Memory Matrix Layouts" of wgmma; a transposed operand lies with

@@ -114,3 +114,101 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32)
   store(c, d);
 }
 EMU_KERNEL(planted_ring)
+
+// y = x, tile by tile through a buffer that TMA stores from, and z = the last tile of y. Bug 1: TMA may not see what
+// the threads have written (no proxy fence). Bug 2: the buffer is written again before it was read. Bug 3: y is read
+// before it is written. Bug 4: the block ends before the buffer was read.
+extern "C" __global__ void __launch_bounds__(THREADS)
+    planted_store(const __grid_constant__ TensorMap y_map /* [tiles * 64][64] */,
+                  const uint4* __restrict__ x /* [tiles][64][8] */, const uint4* y, uint4* __restrict__ z,
+                  int tiles, int bug) {
+  constexpr int CHUNKS = TILE * TILE / 8;
+  DYN_SMEM(uint4, buffer);
+  for (int t = 0; t < tiles; t++) {
+    if (threadIdx.x == 0 && bug != 2) {
+      ptx::tma_store_wait_read<0>();
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < CHUNKS; i += THREADS) {
+      buffer[i ^ i / 8 % 8] = x[t * CHUNKS + i];
+    }
+    if (bug != 1) {
+      ptx::fence_proxy_async();
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      ptx::tma_store_2d(&y_map, 0, t * TILE, ptx::smem_u32(buffer));
+      ptx::tma_store_commit();
+    }
+  }
+  if (bug == 4) {
+    return;
+  }
+  if (threadIdx.x == 0) {
+    ptx::tma_store_wait_read<0>();
+    if (bug != 3) {
+      ptx::tma_store_wait<0>();
+    }
+  }
+  __syncthreads();
+  for (int i = threadIdx.x; i < CHUNKS; i += THREADS) {
+    z[i] = y[(tiles - 1) * CHUNKS + i];
+  }
+}
+EMU_KERNEL(planted_store)
+
+// planted_ring for two blocks that multiply the same a by a b each: half of each tile of a is loaded by either block
+// for both. Bug 1: a stage is given back to the own block alone. Bug 2: a block ends while the other still gives stages
+// back to it. Bug 3: a block loads into the other before its barriers are there. Bug 4: one takes no last tile, and
+// ends, while the other loads into it.
+extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS + 32)
+    planted_cluster(const __grid_constant__ TensorMap a /* [tiles * 64][64] */,
+                    const __grid_constant__ TensorMap b /* [2][tiles * 64][64] */,
+                    float* __restrict__ c /* [2][64][64] */, int tiles, int bug) {
+  DYN_SMEM(Ring, ring);
+  const uint32_t rank = ptx::cluster_rank();
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < STAGES; s++) {
+      ptx::mbar_init(ptx::smem_u32(&ring->full[s]), 1);
+      ptx::mbar_init(ptx::smem_u32(&ring->empty[s]), bug == 1 ? THREADS : 2 * THREADS);
+    }
+    ptx::mbar_fence_init();
+  }
+  if (bug == 3) {
+    __syncthreads();
+  } else {
+    ptx::cluster_sync();
+  }
+  if (bug == 4) {
+    tiles -= rank;
+  }
+  if (threadIdx.x >= THREADS) {
+    for (int t = 0; t < tiles && threadIdx.x == THREADS; t++) {
+      const int s = t % STAGES;
+      const uint32_t full = ptx::smem_u32(&ring->full[s]);
+      ptx::mbar_wait(ptx::smem_u32(&ring->empty[s]), t / STAGES % 2 ^ 1);
+      ptx::mbar_arrive_expect_tx(full, 2 * TILE_BYTES);
+      ptx::tma_load_2d_multicast(ptx::smem_u32(ring->a[s]) + rank * TILE_BYTES / 2, &a, 0,
+                                 t * TILE + rank * TILE / 2, full, 3);
+      ptx::tma_load_2d(ptx::smem_u32(ring->b[s]), &b, 0, (rank * tiles + t) * TILE, full);
+    }
+  } else {
+    float d[32] = {};
+    for (int t = 0; t < tiles; t++) {
+      const int s = t % STAGES;
+      const uint32_t empty = ptx::smem_u32(&ring->empty[s]);
+      ptx::mbar_wait(ptx::smem_u32(&ring->full[s]), t / STAGES % 2);
+      multiply(d, ptx::smem_u32(ring->a[s]), ptx::smem_u32(ring->b[s]), EIGHT_ROWS);
+      ptx::wgmma_wait<0>();
+      ptx::mbar_arrive_remote(empty, rank);
+      if (bug != 1) {
+        ptx::mbar_arrive_remote(empty, rank ^ 1);
+      }
+    }
+    store(c + rank * TILE * TILE, d);
+  }
+  if (bug != 2 && bug != 4) {
+    ptx::cluster_sync();
+  }
+}
+EMU_KERNEL_IN_CLUSTERS(planted_cluster, 2)
