@@ -67,11 +67,10 @@ __device__ __forceinline__ void row_statistics(Statistics (&own)[2], const Head&
 }
 
 __device__ __forceinline__ void query_grads(
-    SharedQ* shared, const bf16* __restrict__ dy, const bf16* __restrict__ y,
-    const float* __restrict__ log_sum, bf16* __restrict__ dqkv, Statistics* __restrict__ statistics,
-    int first, int length, float score_scale) {
-  const Head head = this_head(nullptr, length, HEAD_WIDTH);
-  const int blocks = (length + KEYS - 1) / KEYS;
+    SharedQ* shared, const Head& head, const bf16* __restrict__ dy, const bf16* __restrict__ y,
+    const float* __restrict__ log_sum, const TensorMap* dqkv, Statistics* __restrict__ statistics, int first,
+    int length, float score_scale) {
+  const int blocks = (head.keys + KEYS - 1) / KEYS;
   const float scale2 = score_scale * LOG2_E;
   const uint32_t queries = ptx::smem_u32(shared->own.first) + part() * SIXTY_FOUR_ROWS;
   const uint32_t dy_rows = ptx::smem_u32(shared->own.second) + part() * SIXTY_FOUR_ROWS;
@@ -106,22 +105,24 @@ __device__ __forceinline__ void query_grads(
     if (block > 0) ring.give_back(block - 1);
     to_operand<KEYS>(ds, s);
   };
-  begin_scores(0);
-  ptx::wgmma_wait<0>();
-  for (int block = 0; block < blocks - 1; block++) {
-    score_grads(block);
-    begin_scores(block + 1);
-    begin_sums(block);
-    ptx::wgmma_wait<1>();  // the scores
+  if (blocks > 0) {
+    begin_scores(0);
+    ptx::wgmma_wait<0>();
+    for (int block = 0; block < blocks - 1; block++) {
+      score_grads(block);
+      begin_scores(block + 1);
+      begin_sums(block);
+      ptx::wgmma_wait<1>();  // the scores
+    }
+    hopper::mask<KEYS>(s, (blocks - 1) * KEYS, head.keys);
+    score_grads(blocks - 1);
+    begin_sums(blocks - 1);
+    ptx::wgmma_wait<0>();
   }
-  hopper::mask<KEYS>(s, (blocks - 1) * KEYS, length);
-  score_grads(blocks - 1);
-  begin_sums(blocks - 1);
-  ptx::wgmma_wait<0>();
 
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its queries
-  store_sums(dqkv + head.q, head.stride, first + warp_row(), length, dq, {score_scale, score_scale},
-             shared->own.first + warp_row() * HEAD_WIDTH);
+  const int h = blockIdx.y;
+  store_sums({dqkv, h * HEAD_WIDTH}, first, dq, {score_scale, score_scale}, shared->own.first);
 }
 
 // --- Of keys and values ------------------------------------------------------------------------------------
@@ -131,11 +132,23 @@ constexpr int QUERIES = 64, QUERY_STAGES = 4;
 // Owned: keys and values; in the ring: queries and dy.
 using SharedKV = Shared<Ring<QUERIES, QUERY_STAGES>>;
 
+// Rows from `valid` on become zero.
+__device__ __forceinline__ void zero_rows(float (&sum)[HEAD_WIDTH / 2], int valid) {
+#pragma unroll
+  for (int i = 0; i < HEAD_WIDTH / 2; i++) {
+    if (warp_row() + i / 2 % 2 * 8 + lane_id() / 4 >= valid) sum[i] = 0.0f;
+  }
+}
+
+// The queries that a block of keys from `first` on meets: all, or none where no key of it counts.
+__device__ __forceinline__ int queries_of(const Head& head, int first, int length) {
+  return first < head.keys ? length : 0;
+}
+
 __device__ __forceinline__ void key_grads(
-    SharedKV* shared, const Statistics* __restrict__ statistics, bf16* __restrict__ dqkv, int first,
-    int length, float score_scale) {
-  const Head head = this_head(nullptr, length, HEAD_WIDTH);
-  const int blocks = (length + QUERIES - 1) / QUERIES;
+    SharedKV* shared, const Head& head, const Statistics* __restrict__ statistics, const TensorMap* dqkv,
+    int first, int length, float score_scale) {
+  const int blocks = (queries_of(head, first, length) + QUERIES - 1) / QUERIES;
   const float scale2 = score_scale * LOG2_E;
   const uint32_t keys = ptx::smem_u32(shared->own.first) + part() * SIXTY_FOUR_ROWS;
   const uint32_t values = ptx::smem_u32(shared->own.second) + part() * SIXTY_FOUR_ROWS;
@@ -180,24 +193,27 @@ __device__ __forceinline__ void key_grads(
     to_operand<QUERIES>(p, s);
     to_operand<QUERIES>(ds, dp);
   };
-  begin_scores(0);
-  ptx::wgmma_wait<0>();
-  for (int block = 0; block < blocks - 1; block++) {
-    score_grads(block);
-    begin_scores(block + 1);
-    begin_sums(block);
-    ptx::wgmma_wait<1>();  // the scores
+  if (blocks > 0) {
+    begin_scores(0);
+    ptx::wgmma_wait<0>();
+    for (int block = 0; block < blocks - 1; block++) {
+      score_grads(block);
+      begin_scores(block + 1);
+      begin_sums(block);
+      ptx::wgmma_wait<1>();  // the scores
+    }
+    score_grads(blocks - 1);
+    begin_sums(blocks - 1);
+    ptx::wgmma_wait<0>();
   }
-  score_grads(blocks - 1);
-  begin_sums(blocks - 1);
-  ptx::wgmma_wait<0>();
 
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its keys and values
-  const int row = first + warp_row();
-  store_sums(dqkv + head.k, head.stride, row, length, dk, {score_scale, score_scale},
-             shared->own.first + warp_row() * HEAD_WIDTH);
-  store_sums(dqkv + head.v, head.stride, row, length, dv, {1.0f, 1.0f},
-             shared->own.second + warp_row() * HEAD_WIDTH);
+  // Of keys that do not count the sums may be anything, also no numbers.
+  zero_rows(dk, head.keys - first);
+  zero_rows(dv, head.keys - first);
+  const int heads = gridDim.y, h = blockIdx.y;
+  store_sums({dqkv, (heads + h) * HEAD_WIDTH}, first, dk, {score_scale, score_scale}, shared->own.first);
+  store_sums({dqkv, (2 * heads + h) * HEAD_WIDTH}, first, dv, {1.0f, 1.0f}, shared->own.second);
 }
 
 }  // namespace
@@ -205,40 +221,45 @@ __device__ __forceinline__ void key_grads(
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long_grad_q(
     const __grid_constant__ TensorMap qkv,      // [B, L, 3 H 64], boxes of 128 rows of a head
     const __grid_constant__ TensorMap dy_rows,  // [B, L, H 64], the same
+    const __grid_constant__ TensorMap dqkv,     // [B, L, 3 H 64], boxes of 16 rows; the queries' third
+    const uint32_t* __restrict__ lengths,       // [B] or null
     const bf16* __restrict__ dy,                // [B, L, H, 64]
     const bf16* __restrict__ y,                 // [B, L, H, 64]
     const float* __restrict__ log_sum,          // [B, H, L]
-    bf16* __restrict__ dqkv,                    // [B, L, 3, H, 64], the queries' third
     Statistics* __restrict__ statistics,        // [B, H, L]
     int length, float score_scale) {
   DYN_SMEM(SharedQ, shared);
   shared->init();
   const int first = blockIdx.x * BLOCK_ROWS, heads = gridDim.y, h = blockIdx.y;
+  const Head head = this_head(lengths, length, HEAD_WIDTH);
   divide_work(
       [&] {
         shared->own.load<BLOCK_ROWS>({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, first);
         const Columns keys{&qkv, (heads + h) * HEAD_WIDTH}, values{&qkv, (2 * heads + h) * HEAD_WIDTH};
-        shared->ring.load_all(keys, values, length);
+        shared->ring.load_all(keys, values, head.keys);
       },
-      [&] { query_grads(shared, dy, y, log_sum, dqkv, statistics, first, length, score_scale); });
+      [&] { query_grads(shared, head, dy, y, log_sum, &dqkv, statistics, first, length, score_scale); });
 }
 EMU_KERNEL(attention_long_grad_q)
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long_grad_kv(
     const __grid_constant__ TensorMap qkv,      // [B, L, 3 H 64], boxes of 64 rows of a head
     const __grid_constant__ TensorMap dy_rows,  // [B, L, H 64], the same
+    const __grid_constant__ TensorMap dqkv,     // [B, L, 3 H 64], boxes of 16 rows; keys' and values' thirds
+    const uint32_t* __restrict__ lengths,       // [B] or null
     const Statistics* __restrict__ statistics,  // [B, H, L]
-    bf16* __restrict__ dqkv,                    // [B, L, 3, H, 64], the keys' and values' thirds
     int length, float score_scale) {
   DYN_SMEM(SharedKV, shared);
   shared->init();
   const int first = blockIdx.x * BLOCK_ROWS, heads = gridDim.y, h = blockIdx.y;
+  const Head head = this_head(lengths, length, HEAD_WIDTH);
   divide_work(
       [&] {
         const Columns keys{&qkv, (heads + h) * HEAD_WIDTH}, values{&qkv, (2 * heads + h) * HEAD_WIDTH};
         shared->own.load<QUERIES>(keys, values, first);
-        shared->ring.load_all({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, length);
+        const int queries = queries_of(head, first, length);
+        shared->ring.load_all({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, queries);
       },
-      [&] { key_grads(shared, statistics, dqkv, first, length, score_scale); });
+      [&] { key_grads(shared, head, statistics, &dqkv, first, length, score_scale); });
 }
 EMU_KERNEL(attention_long_grad_kv)

@@ -1,5 +1,5 @@
-// Attention per head over all keys of long sequences, forward, on Hopper, for heads of width 64 (the schedule
-// is FlashAttention-3's, without causal masks):
+// Attention per head over the first lengths[b] keys of long sequences, forward, on Hopper, for heads of width 64
+// (the schedule is FlashAttention-3's, without causal masks):
 //
 //   s = scale q k^T    p = softmax(s)    y = p v
 //
@@ -12,8 +12,9 @@
 // Bound by the tensor cores (4 x 128 x 64 FLOP a query and block: 8 cycles of a multiprocessor at 4096 a
 // cycle) and as much by the exponentials (128 a query and block: 8 cycles at 16 a cycle).
 //
-// Rows past the end of a sequence arrive as zeros; keys there have no weight. Exponentials are base 2, with
-// log2(e) in the scale; statistics are f32; weights are rounded to bf16 as operands.
+// Rows past the end of a sequence arrive as zeros. Keys that do not count have no weight; as their values are
+// multiplied by it, they have to be numbers. Exponentials are base 2, with log2(e) in the scale; statistics are
+// f32; weights are rounded to bf16 as operands.
 #include "attention_sm90.cuh"
 
 using namespace attn;
@@ -57,20 +58,19 @@ __device__ __forceinline__ float weigh(float (&s)[KEYS / 2], int half, Row& row,
   return correction;
 }
 
-__device__ __forceinline__ void produce(Shared* shared, const TensorMap* qkv, int first, int length) {
+__device__ __forceinline__ void produce(Shared* shared, const TensorMap* qkv, int first, int keys) {
   const int heads = gridDim.y, h = blockIdx.y;
   const uint32_t barrier = ptx::smem_u32(&shared->queries_full);
   ptx::tma_prefetch_desc(qkv);
   ptx::mbar_arrive_expect_tx(barrier, sizeof(shared->queries));
   load_tile<BLOCK_ROWS, BLOCK_ROWS>(shared->queries, {qkv, h * HEAD_WIDTH}, first, barrier);
-  shared->ring.load_all({qkv, (heads + h) * HEAD_WIDTH}, {qkv, (2 * heads + h) * HEAD_WIDTH}, length);
+  shared->ring.load_all({qkv, (heads + h) * HEAD_WIDTH}, {qkv, (2 * heads + h) * HEAD_WIDTH}, keys);
 }
 
 __device__ __forceinline__ void consume(
-    Shared* shared, bf16* __restrict__ y, float* __restrict__ log_sum, int first, int length,
+    Shared* shared, const Head& head, const TensorMap* y, float* __restrict__ log_sum, int first, int length,
     float score_scale) {
-  const Head head = this_head(nullptr, length, HEAD_WIDTH);
-  const int blocks = (length + KEYS - 1) / KEYS;
+  const int blocks = (head.keys + KEYS - 1) / KEYS;
   const float scale2 = score_scale * LOG2_E;
   const uint32_t queries = ptx::smem_u32(shared->queries) + part() * SIXTY_FOUR_ROWS;
   auto& ring = shared->ring;
@@ -102,39 +102,42 @@ __device__ __forceinline__ void consume(
     for (int i = 0; i < HEAD_WIDTH / 2; i++) sums[i] *= correction[i / 2 % 2];
     to_operand<KEYS>(p, s);
   };
-  begin_scores(0);
-  ptx::wgmma_wait<0>();
-  for (int block = 0; block < blocks - 1; block++) {
-    weigh_block(block);
-    begin_scores(block + 1);
-    begin_values(block);
-    ptx::wgmma_wait<1>();  // the scores
+  if (blocks > 0) {
+    begin_scores(0);
+    ptx::wgmma_wait<0>();
+    for (int block = 0; block < blocks - 1; block++) {
+      weigh_block(block);
+      begin_scores(block + 1);
+      begin_values(block);
+      ptx::wgmma_wait<1>();  // the scores
+    }
+    hopper::mask<KEYS>(s, (blocks - 1) * KEYS, head.keys);
+    weigh_block(blocks - 1);
+    begin_values(blocks - 1);
+    ptx::wgmma_wait<0>();
   }
-  hopper::mask<KEYS>(s, (blocks - 1) * KEYS, length);
-  weigh_block(blocks - 1);
-  begin_values(blocks - 1);
-  ptx::wgmma_wait<0>();
 
   float inverse[2];
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     const float total = row_sum(rows[half].sum);
-    inverse[half] = 1.0f / total;
+    inverse[half] = blocks > 0 ? 1.0f / total : 0.0f;
     const int row = first + warp_row() + half * 8 + lane_id() / 4;
     if (lane_id() % 4 == 0 && row < length) {
-      log_sum[head.row + row] = rows[half].best * score_scale + logf(total);
+      log_sum[head.row + row] = blocks > 0 ? rows[half].best * score_scale + logf(total) : 0.0f;
     }
   }
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its queries
-  store_sums(y + head.y, head.y_stride, first + warp_row(), length, sums, inverse,
-             shared->queries + warp_row() * HEAD_WIDTH);
+  const int h = blockIdx.y;
+  store_sums({y, h * HEAD_WIDTH}, first, sums, inverse, shared->queries);
 }
 
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long(
     const __grid_constant__ TensorMap qkv,  // [B, L, 3 H 64], boxes of 128 rows of a head
-    bf16* __restrict__ y,                   // [B, L, H, 64]
+    const __grid_constant__ TensorMap y,    // [B, L, H 64], boxes of 16 rows
+    const uint32_t* __restrict__ lengths,   // [B] or null
     float* __restrict__ log_sum,            // [B, H, L]
     int length, float score_scale) {
   DYN_SMEM(Shared, shared);
@@ -145,7 +148,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long(
   }
   __syncthreads();
   const int first = blockIdx.x * BLOCK_ROWS;
-  divide_work([&] { produce(shared, &qkv, first, length); },
-              [&] { consume(shared, y, log_sum, first, length, score_scale); });
+  const Head head = this_head(lengths, length, HEAD_WIDTH);
+  divide_work([&] { produce(shared, &qkv, first, head.keys); },
+              [&] { consume(shared, head, &y, log_sum, first, length, score_scale); });
 }
 EMU_KERNEL(attention_long)

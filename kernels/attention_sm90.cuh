@@ -134,17 +134,29 @@ __device__ __forceinline__ void mask(float (&scores)[N / 2], int from, int lengt
   }
 }
 
-// Stores a warp's 16 rows of sums times `by` as rows of a head, by way of rows of a tile that no other warp
-// uses any more.
+// Stores a warp's 16 rows of sums times `by` as rows from `row` on of these columns, those inside of the
+// sequence, by way of the warp's rows of a tile that nobody reads any more.
 __device__ __forceinline__ void store_sums(
-    bf16* head, int stride, int row, int length, const float (&sum)[HEAD_WIDTH / 2], const float (&by)[2],
-    bf16* tile) {
-  attn::Operand<1, 4> out;
+    const Columns& to, int row, const float (&sum)[HEAD_WIDTH / 2], const float (&by)[2], bf16* tile) {
+  bf16* const rows = tile + warp_row() * HEAD_WIDTH;
 #pragma unroll
-  for (int i = 0; i < HEAD_WIDTH / 4; i++) {
-    out[0][i / 4][i % 4] = pack(sum[i * 2] * by[i % 2], sum[i * 2 + 1] * by[i % 2]);
+  for (int i = 0; i < HEAD_WIDTH / 16; i++) {
+    uint32_t pairs[4];
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+      const int at = (i * 4 + j) * 2;
+      pairs[j] = pack(sum[at] * by[j % 2], sum[at + 1] * by[j % 2]);
+    }
+    const int place = tile_at<HEAD_WIDTH>(lane_id() % 16, i * 2 + lane_id() / 16);
+    ptx::stmatrix_x4(ptx::smem_u32(rows + place), pairs);
   }
-  attn::store_rows(head, stride, row, length, HEAD_WIDTH, out, tile);
+  ptx::fence_proxy_async();
+  __syncwarp();
+  if (lane_id() == 0) {
+    ptx::tma_store_3d(to.map, to.col, row + warp_row(), blockIdx.z, ptx::smem_u32(rows));
+    ptx::tma_store_commit();
+    ptx::tma_store_wait_read<0>();
+  }
 }
 
 }  // namespace hopper

@@ -104,10 +104,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 EMU_KERNEL(conform_tma_3d)
 
 // Three boxes to the tensor of a map, each `rows` below the last, through two buffers that take turns. The first begins
-// at (x, y), and all may lie outside the tensor.
+// at (x, y, z), and all may lie outside the tensor.
 extern "C" __global__ void __launch_bounds__(THREADS)
     conform_tma_store(const __grid_constant__ TensorMap map,
-                      const uint32_t* __restrict__ boxes /* [3][bytes / 4] */, int x, int y, int rows,
+                      const uint32_t* __restrict__ boxes /* [3][bytes / 4] */, int x, int y, int z, int rows,
                       int bytes) {
   DYN_SMEM(uint32_t, shared);  // [2][bytes / 4]
   for (int box = 0; box < 3; box++) {
@@ -122,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     ptx::fence_proxy_async();
     __syncthreads();
     if (threadIdx.x == 0) {
-      ptx::tma_store_2d(&map, x, y + box * rows, ptx::smem_u32(buffer));
+      ptx::tma_store_3d(&map, x, y + box * rows, z, ptx::smem_u32(buffer));
       ptx::tma_store_commit();
     }
   }

@@ -3,13 +3,17 @@
 //
 // Split of the work: one block to a multiprocessor, which takes tile after tile of 128 rows of c. One thread
 // of its first warpgroup keeps a ring of stages full: TMA brings 64 k of both operands as wgmma wants them,
-// zeros for what lies outside, and counts its bytes off at the stage's barrier. The two other warpgroups each
-// multiply 64 rows of the tile; one wgmma group is always under way, and a stage is given back once the next
-// one's products have begun. As the loads of the next tile begin while a tile is left, the ring is full again
-// when its products can start.
+// zeros for what lies outside, and counts its bytes off at the stage's barrier. Two blocks, a cluster, take
+// tiles one below the other: each loads half of b for both. The two other warpgroups of a block multiply,
+// either together, 64 rows of each tile each, or in turn, each every other tile ("ping-pong"): then the tensor
+// cores work on one's tile while the other leaves its own. One wgmma group of a warpgroup is always under way,
+// and a stage is given back once the next one's products have begun. The loads of the next tile begin while a
+// tile is left, so that the ring is full again when its products can start.
 //
-// Bound by the tensor cores: 64 k of a Wide tile are 4.2 MFLOP, 1024 cycles of a multiprocessor, for which
-// 48 KB come from L2, 48 bytes a cycle; of a Narrow one 32 KB for 512 cycles, 64 bytes a cycle.
+// Bound, for 64 k of a Wide tile, by the tensor cores, 1024 cycles of a multiprocessor for 4.2 MFLOP, and as
+// much by shared memory: TMA writes 48 KB and wgmma reads 80 KB, 128 bytes a cycle; 32 KB of it come from L2,
+// 32 bytes a cycle. Of the other tiles by shared memory: 32 KB and 48 KB are 640 cycles, for products of 512;
+// 24 KB come from L2, 38 bytes a cycle. (A multiprocessor's share of L2 is about 46.)
 //
 // Extents along rows must be multiples of 8 elements, all pointers of 16 bytes: TMA's strides are.
 #pragma once
@@ -23,14 +27,28 @@ using gemm::BLOCK_K;
 using gemm::Corner;
 using gemm::STEPS;
 
-// 192 KB of ring each, of the 227 that a block can have.
-template <int COLS, int STAGES_>
+constexpr int CLUSTER = 2;
+
+enum class Share { Together, InTurn };
+
+// 192 KB of ring each, of the 227 that a block can have. A warpgroup multiplies PARTS times 64 rows of a tile.
+template <int COLS, int STAGES_, Share SHARE>
 struct Tile {
   static constexpr int N = COLS, STAGES = STAGES_;
+  static constexpr bool IN_TURN = SHARE == Share::InTurn;
+  static constexpr int PARTS = IN_TURN ? BLOCK_ROWS / 64 : 1;
   static constexpr bool ANY_EXTENT = false;
+
+  // Which 64 rows of the tile part `i` is.
+  __device__ __forceinline__ static int part_of_tile(int i) { return IN_TURN ? i : part(); }
+  // The first of the two rows of part `i`, eight apart, of which a thread has sums.
+  __device__ __forceinline__ static int row(int i) {
+    return part_of_tile(i) * 64 + warp_id() % 4 * 16 + lane_id() / 4;
+  }
 };
-using Wide = Tile<256, 4>;
-using Narrow = Tile<128, 6>;
+using Wide = Tile<256, 4, Share::Together>;
+using Narrow = Tile<128, 6, Share::Together>;
+using PingPong = Tile<128, 6, Share::InTurn>;
 
 template <class Tile>
 struct Ring {
@@ -40,9 +58,9 @@ struct Ring {
   uint64_t full[Tile::STAGES], empty[Tile::STAGES];
 };
 
-// Whose turn it is in a ring: a stage, and the parity of its phase.
+// A place in a ring: a stage, and the parity of its phase.
 template <class Tile>
-struct Turn {
+struct Place {
   int stage = 0;
   uint32_t parity = 0;
 
@@ -51,6 +69,11 @@ struct Turn {
       stage = 0;
       parity ^= 1;
     }
+  }
+  __device__ __forceinline__ void skip(int stages) {
+    stage += stages;
+    parity ^= stage / Tile::STAGES % 2;
+    stage %= Tile::STAGES;
   }
 };
 
@@ -67,32 +90,33 @@ struct Task {
   __device__ __forceinline__ int blocks() const { return (to - from + BLOCK_K - 1) / BLOCK_K; }
 };
 
-// Calls `work(task)` for all tasks of this block.
+// Calls `work(task)` for all tasks of this block. The blocks of a cluster have tasks of the same columns and
+// the same split at the same time; where the last rows are the first block's, the second has none of c.
 template <class Tile, class Work>
 __device__ __forceinline__ void for_each_task(const Product& product, const Work& work) {
+  constexpr int ROWS = CLUSTER * BLOCK_ROWS;
   const auto [m, n, k, each] = product;
-  const int tiles = (m + BLOCK_ROWS - 1) / BLOCK_ROWS * ((n + Tile::N - 1) / Tile::N);
+  const int tiles = (m + ROWS - 1) / ROWS * ((n + Tile::N - 1) / Tile::N);
   const int splits = (k + each - 1) / each;
-  for (int task = blockIdx.x; task < tiles * splits; task += gridDim.x) {
+  for (int task = blockIdx.x / CLUSTER; task < tiles * splits; task += gridDim.x / CLUSTER) {
     const int split = task / tiles, from = split * each;
-    work(Task{gemm::corner<BLOCK_ROWS, Tile::N>(task % tiles, m, n), split, from, min(k, from + each)});
+    Corner at = gemm::corner<ROWS, Tile::N>(task % tiles, m, n);
+    at.m += ptx::cluster_rank() * BLOCK_ROWS;
+    work(Task{at, split, from, min(k, from + each)});
   }
 }
 
 // --- The producer ------------------------------------------------------------------------------------------
 
-// Begins to load ROWS rows along m or n from `mn` on, and BLOCK_K from k on. An operand that lies along k is
-// one box [ROWS][64 k]; one that lies across it boxes [64 k][64] side by side.
-template <Along ALONG, int ROWS>
-__device__ __forceinline__ void load_operand(
-    bf16* tile, const TensorMap* map, int mn, int k, uint32_t barrier) {
+// Begins to load ROWS rows along m or n from `mn` on, and BLOCK_K from k on, by `load(to, x, y)`. An operand
+// that lies along k is one box [ROWS][64 k]; one that lies across it boxes [64 k][64] side by side.
+template <Along ALONG, int ROWS, class Load>
+__device__ __forceinline__ void load_operand(uint32_t tile, int mn, int k, const Load& load) {
   if constexpr (ALONG == Along::K) {
-    ptx::tma_load_2d(ptx::smem_u32(tile), map, k, mn, barrier);
+    load(tile, k, mn);
   } else {
 #pragma unroll
-    for (int i = 0; i < ROWS / 64; i++) {
-      ptx::tma_load_2d(ptx::smem_u32(tile) + i * SIXTY_FOUR_ROWS, map, mn + i * 64, k, barrier);
-    }
+    for (int i = 0; i < ROWS / 64; i++) load(tile + i * SIXTY_FOUR_ROWS, mn + i * 64, k);
   }
 }
 
@@ -100,28 +124,34 @@ template <class Tile, Along ALONG_A, Along ALONG_B>
 __device__ __forceinline__ void produce(
     Ring<Tile>* ring, const TensorMap* a, const TensorMap* b, const Product& product) {
   constexpr uint32_t BYTES = sizeof(ring->a[0]) + sizeof(ring->b[0]);
+  constexpr int SHARE = Tile::N / CLUSTER, EVERYONE = (1 << CLUSTER) - 1;
+  const int share = ptx::cluster_rank() * SHARE;  // of b, which this block loads for all
   ptx::tma_prefetch_desc(a);
   ptx::tma_prefetch_desc(b);
-  Turn<Tile> turn;
+  Place<Tile> place;
   for_each_task<Tile>(product, [&](const Task& task) {
     for (int k = task.from; k < task.to; k += BLOCK_K) {
-      const uint32_t full = ptx::smem_u32(&ring->full[turn.stage]);
-      ptx::mbar_wait(ptx::smem_u32(&ring->empty[turn.stage]), turn.parity ^ 1);
+      const uint32_t full = ptx::smem_u32(&ring->full[place.stage]);
+      ptx::mbar_wait(ptx::smem_u32(&ring->empty[place.stage]), place.parity ^ 1);
       ptx::mbar_arrive_expect_tx(full, BYTES);
-      load_operand<ALONG_A, BLOCK_ROWS>(ring->a[turn.stage], a, task.at.m, k, full);
-      load_operand<ALONG_B, Tile::N>(ring->b[turn.stage], b, task.at.n, k, full);
-      turn.next();
+      load_operand<ALONG_A, BLOCK_ROWS>(
+          ptx::smem_u32(ring->a[place.stage]), task.at.m, k,
+          [&](uint32_t to, int x, int y) { ptx::tma_load_2d(to, a, x, y, full); });
+      load_operand<ALONG_B, SHARE>(
+          ptx::smem_u32(ring->b[place.stage] + share * BLOCK_K), task.at.n + share, k,
+          [&](uint32_t to, int x, int y) { ptx::tma_load_2d_multicast(to, b, x, y, full, EVERYONE); });
+      place.next();
     }
   });
 }
 
 // --- The consumers -----------------------------------------------------------------------------------------
 
-// The products of a warpgroup's rows, as wgmma leaves them: see ptx::wgmma_bf16.
+// The products of a warpgroup's rows, 64 by 64, as wgmma leaves them: see ptx::wgmma_bf16.
 template <class Tile>
 struct Sums {
-  float sum[Tile::N / 2];
-  float row_sum[4];  // of a's rows, the same in each column
+  float sum[Tile::PARTS][Tile::N / 2];
+  float row_sum[Tile::PARTS][4];  // of a's rows, the same in each column
 };
 
 template <Along ALONG>
@@ -129,38 +159,53 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t tile, int step) {
   return ALONG == Along::K ? along(tile, step) : across(tile, step);
 }
 
+// To the producers of all blocks: each loads to this stage of all.
 template <class Tile>
 __device__ __forceinline__ void give_back(Ring<Tile>* ring, int stage) {
-  if (threadIdx.x % WARPGROUP == 0) ptx::mbar_arrive(ptx::smem_u32(&ring->empty[stage]));
+  const int block = threadIdx.x % WARPGROUP;
+  if (block < CLUSTER) ptx::mbar_arrive_remote(ptx::smem_u32(&ring->empty[stage]), block);
+}
+
+// Where warpgroups multiply in turn: waits for this one's, and gives it to the other. A barrier's parity tells
+// one phase from the next alone: none may wait for a stage before all that come before it have been filled.
+__device__ __forceinline__ void await_turn() {
+  ptx::bar_sync(1 + part(), CONSUMERS * WARPGROUP);
+}
+
+__device__ __forceinline__ void pass_turn() {
+  ptx::bar_arrive(2 - part(), CONSUMERS * WARPGROUP);
 }
 
 // The sums over `blocks` blocks of k.
 template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS>
-__device__ __forceinline__ void multiply(Sums<Tile>& c, Ring<Tile>* ring, Turn<Tile>& turn, int blocks) {
+__device__ __forceinline__ void multiply(Sums<Tile>& c, Ring<Tile>* ring, Place<Tile>& place, int blocks) {
   constexpr int ACROSS_A = ALONG_A == Along::MN, ACROSS_B = ALONG_B == Along::MN;
   const uint32_t ones = ptx::smem_u32(ring->ones);
   int before = 0;
   for (int block = 0; block < blocks; block++) {
-    ptx::mbar_wait(ptx::smem_u32(&ring->full[turn.stage]), turn.parity);
-    const uint32_t a = ptx::smem_u32(ring->a[turn.stage]) + part() * SIXTY_FOUR_ROWS;
-    const uint32_t b = ptx::smem_u32(ring->b[turn.stage]);
+    ptx::mbar_wait(ptx::smem_u32(&ring->full[place.stage]), place.parity);
+    const uint32_t a = ptx::smem_u32(ring->a[place.stage]), b = ptx::smem_u32(ring->b[place.stage]);
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
       // The first product begins the sum: nothing has to be set to zero.
       const int add = block > 0 || step > 0;
-      const uint64_t rows = descriptor<ALONG_A>(a, step);
-      ptx::wgmma_bf16<Tile::N, ACROSS_A, ACROSS_B>(c.sum, rows, descriptor<ALONG_B>(b, step), add);
-      if constexpr (ROW_SUMS) {
-        ptx::wgmma_bf16<8, ACROSS_A, 0>(c.row_sum, rows, descriptor<Along::K>(ones, step), add);
+#pragma unroll
+      for (int i = 0; i < Tile::PARTS; i++) {
+        const uint64_t rows = descriptor<ALONG_A>(a + Tile::part_of_tile(i) * SIXTY_FOUR_ROWS, step);
+        ptx::wgmma_bf16<Tile::N, ACROSS_A, ACROSS_B>(c.sum[i], rows, descriptor<ALONG_B>(b, step), add);
+        if constexpr (ROW_SUMS) {
+          ptx::wgmma_bf16<8, ACROSS_A, 0>(c.row_sum[i], rows, descriptor<Along::K>(ones, step), add);
+        }
       }
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
     if (block > 0) give_back(ring, before);
-    before = turn.stage;
-    turn.next();
+    before = place.stage;
+    place.next();
   }
+  if constexpr (Tile::IN_TURN) pass_turn();
   ptx::wgmma_wait<0>();
   give_back(ring, before);
 }
@@ -171,16 +216,16 @@ template <class Tile, class Leave>
 __device__ __forceinline__ void for_each_eight(
     const Sums<Tile>& c, Corner at, int m, int n, const Leave& leave) {
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const int row = at.m + warp_row() + half * 8 + lane_id() / 4;
+  for (int eight = 0; eight < 2 * Tile::PARTS; eight++) {
+    const int part = eight / 2, half = eight % 2, row = at.m + Tile::row(part) + half * 8;
 #pragma unroll
     for (int group = 0; group < Tile::N / 32; group++) {
       const int col = at.n + group * 32 + lane_id() % 4 * 8;
       float pairs[4][2], values[8];
 #pragma unroll
       for (int j = 0; j < 4; j++) {
-        pairs[j][0] = c.sum[(group * 4 + j) * 4 + half * 2];
-        pairs[j][1] = c.sum[(group * 4 + j) * 4 + half * 2 + 1];
+        pairs[j][0] = c.sum[part][(group * 4 + j) * 4 + half * 2];
+        pairs[j][1] = c.sum[part][(group * 4 + j) * 4 + half * 2 + 1];
       }
       gemm::gather_columns(values, pairs);
       if (row < m && col < n) leave(row, col, values);
@@ -200,7 +245,7 @@ __device__ __forceinline__ void multiply_all(
 #pragma unroll
     for (int stage = 0; stage < Tile::STAGES; stage++) {
       ptx::mbar_init(ptx::smem_u32(&ring->full[stage]), 1);
-      ptx::mbar_init(ptx::smem_u32(&ring->empty[stage]), CONSUMERS);
+      ptx::mbar_init(ptx::smem_u32(&ring->empty[stage]), CLUSTER * (Tile::IN_TURN ? 1 : CONSUMERS));
     }
     ptx::mbar_fence_init();
   }
@@ -208,23 +253,33 @@ __device__ __forceinline__ void multiply_all(
     for (int i = threadIdx.x; i < 8 * BLOCK_K; i += THREADS) ring->ones[i] = __float2bfloat16_rn(1.0f);
     ptx::fence_proxy_async();
   }
-  __syncthreads();
+  ptx::cluster_sync();
 
   divide_work(
       [&] { produce<Tile, ALONG_A, ALONG_B>(ring, &a, &b, product); },
       [&] {
-        Turn<Tile> turn;
+        Place<Tile> place;
+        int whose = 0;  // the task of which warpgroup
+        if (Tile::IN_TURN && part() == 1) pass_turn();
         for_each_task<Tile>(product, [&](const Task& task) {
+          if constexpr (Tile::IN_TURN) {
+            const bool others = whose != part();
+            whose ^= 1;
+            if (others) return place.skip(task.blocks());
+            await_turn();
+          }
           Sums<Tile> c;
           // One column of tiles is enough to have the sums of all rows.
           if (ROW_SUMS && task.at.n == 0) {
-            multiply<Tile, ALONG_A, ALONG_B, true>(c, ring, turn, task.blocks());
+            multiply<Tile, ALONG_A, ALONG_B, true>(c, ring, place, task.blocks());
           } else {
-            multiply<Tile, ALONG_A, ALONG_B, false>(c, ring, turn, task.blocks());
+            multiply<Tile, ALONG_A, ALONG_B, false>(c, ring, place, task.blocks());
           }
           leave(task, c);
         });
+        if (Tile::IN_TURN && whose == part()) await_turn();  // nobody is left to take it
       });
+  ptx::cluster_sync();  // nothing comes from the other block any more
 }
 
 }  // namespace hopper

@@ -7,8 +7,8 @@ namespace hopper {
 
 constexpr int WARPGROUP = 128, CONSUMERS = 2, THREADS = (1 + CONSUMERS) * WARPGROUP;
 constexpr int BLOCK_ROWS = CONSUMERS * 64;
-// Of the 65,536 of a multiprocessor: 240 x 256 + 24 x 128 = 64,512.
-constexpr int PRODUCER_REGISTERS = 24, CONSUMER_REGISTERS = 240;
+// Of the 65,536 of a multiprocessor: 232 x 256 + 40 x 128 = 64,512.
+constexpr int PRODUCER_REGISTERS = 40, CONSUMER_REGISTERS = 232;
 
 // In a tile, by bytes: eight rows of 64 elements are one pattern of the 128-byte swizzle.
 constexpr int EIGHT_ROWS = 1024, SIXTY_FOUR_ROWS = 8 * EIGHT_ROWS;

@@ -1,5 +1,6 @@
-// A linear layer and its gradients as in linear.cu, on Hopper: products of gemm_sm90.cuh in Wide tiles or
-// Narrow ones. How the work is split, what bounds it and what extents it takes stands there.
+// A linear layer and its gradients as in linear.cu, on Hopper: products of gemm_sm90.cuh. Where much is done
+// to the sums, tiles are Wide ones or left by PingPong; weight gradients, of whose long sums there is one wave,
+// have Wide ones or Narrow ones. How the work is split, what bounds it and what extents it takes stands there.
 //
 // What is left of a product goes from the registers to memory as vectors of 16 bytes; what it needs besides
 // is read just before.
@@ -26,7 +27,8 @@ __device__ __forceinline__ void affine(
   });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_wide(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_wide(
     const __grid_constant__ TensorMap x,  // [m, k]
     const __grid_constant__ TensorMap w,  // [n, k]
     const float* __restrict__ b,          // [n]
@@ -35,16 +37,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_wide(
   affine<Wide>(x, w, b, m, n, k, Plain<Wide, bf16>{y, n});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_narrow(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_pingpong(
     const __grid_constant__ TensorMap x,  // [m, k]
     const __grid_constant__ TensorMap w,  // [n, k]
     const float* __restrict__ b,          // [n]
     bf16* __restrict__ y,                 // [m, n]
     int m, int n, int k) {
-  affine<Narrow>(x, w, b, m, n, k, Plain<Narrow, bf16>{y, n});
+  affine<PingPong>(x, w, b, m, n, k, Plain<PingPong, bf16>{y, n});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_gelu_wide(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_gelu_wide(
     const __grid_constant__ TensorMap x,  // [m, k]
     const __grid_constant__ TensorMap w,  // [n, k]
     const float* __restrict__ b,          // [n]
@@ -54,17 +58,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_gelu_wide(
   affine<Wide>(x, w, b, m, n, k, WithGelu<Wide>{h, y, n});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_gelu_narrow(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_gelu_pingpong(
     const __grid_constant__ TensorMap x,  // [m, k]
     const __grid_constant__ TensorMap w,  // [n, k]
     const float* __restrict__ b,          // [n]
     bf16* __restrict__ h,                 // [m, n]
     bf16* __restrict__ y,                 // [m, n]
     int m, int n, int k) {
-  affine<Narrow>(x, w, b, m, n, k, WithGelu<Narrow>{h, y, n});
+  affine<PingPong>(x, w, b, m, n, k, WithGelu<PingPong>{h, y, n});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_residual_wide(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_residual_wide(
     const __grid_constant__ TensorMap x,  // [m, k]
     const __grid_constant__ TensorMap w,  // [n, k]
     const float* __restrict__ b,          // [n]
@@ -75,7 +81,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_residual_wide(
   affine<Wide>(x, w, b, m, n, k, WithResidual<Wide>{skip, scale, y, n, rows_per_sample});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_residual_narrow(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_residual_pingpong(
     const __grid_constant__ TensorMap x,  // [m, k]
     const __grid_constant__ TensorMap w,  // [n, k]
     const float* __restrict__ b,          // [n]
@@ -83,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_residual_narrow(
     const float* __restrict__ scale,      // [m / rows_per_sample], or null for 1
     bf16* __restrict__ y,                 // [m, n]
     int m, int n, int k, int rows_per_sample) {
-  affine<Narrow>(x, w, b, m, n, k, WithResidual<Narrow>{skip, scale, y, n, rows_per_sample});
+  affine<PingPong>(x, w, b, m, n, k, WithResidual<PingPong>{skip, scale, y, n, rows_per_sample});
 }
 
 // --- Gradients ---------------------------------------------------------------------------------------------
@@ -97,7 +104,8 @@ __device__ __forceinline__ void input_grad(
       [&](const Task& task, const Sums<Tile>& c) { for_each_eight(c, task.at, m, k, leave); });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_input_grad_wide(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_input_grad_wide(
     const __grid_constant__ TensorMap dy,  // [m, n]
     const __grid_constant__ TensorMap w,   // [n, k]
     bf16* __restrict__ dx,                 // [m, k]
@@ -105,15 +113,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_input_grad_wide(
   input_grad<Wide>(dy, w, m, n, k, Plain<Wide, bf16>{dx, k});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_input_grad_narrow(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_input_grad_pingpong(
     const __grid_constant__ TensorMap dy,  // [m, n]
     const __grid_constant__ TensorMap w,   // [n, k]
     bf16* __restrict__ dx,                 // [m, k]
     int m, int n, int k) {
-  input_grad<Narrow>(dy, w, m, n, k, Plain<Narrow, bf16>{dx, k});
+  input_grad<PingPong>(dy, w, m, n, k, Plain<PingPong, bf16>{dx, k});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_input_grad_gelu_wide(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_input_grad_gelu_wide(
     const __grid_constant__ TensorMap dy,  // [m, n]
     const __grid_constant__ TensorMap w,   // [n, k]
     const bf16* __restrict__ h,            // [m, k]
@@ -122,13 +132,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_input_grad_gelu_
   input_grad<Wide>(dy, w, m, n, k, TimesGeluSlope<Wide>{h, dh, k});
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_input_grad_gelu_narrow(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_input_grad_gelu_pingpong(
     const __grid_constant__ TensorMap dy,  // [m, n]
     const __grid_constant__ TensorMap w,   // [n, k]
     const bf16* __restrict__ h,            // [m, k]
     bf16* __restrict__ dh,                 // [m, k]
     int m, int n, int k) {
-  input_grad<Narrow>(dy, w, m, n, k, TimesGeluSlope<Narrow>{h, dh, k});
+  input_grad<PingPong>(dy, w, m, n, k, TimesGeluSlope<PingPong>{h, dh, k});
 }
 
 // dw = dy^T x, [n, k], and db, the sums of dy's columns, [n], of splits of `rows` rows, `stride` apart. The
@@ -140,16 +151,18 @@ __device__ __forceinline__ void weight_grad(
       dy, x, {n, k, m, rows}, [&](const Task& task, const Sums<Tile>& c) {
         const size_t behind = static_cast<size_t>(task.split) * stride;
         for_each_eight(c, task.at, n, k, Plain<Tile, float>{dw + behind, k});
+        static_assert(!Tile::IN_TURN, "a warpgroup has 64 rows");
         if (task.at.n != 0 || lane_id() % 4 != 0) return;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-          const int row = task.at.m + warp_row() + half * 8 + lane_id() / 4;
-          if (row < n) db[behind + row] = c.row_sum[half * 2];
+          const int row = task.at.m + Tile::row(0) + half * 8;
+          if (row < n) db[behind + row] = c.row_sum[0][half * 2];
         }
       });
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_weight_grad_wide(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_weight_grad_wide(
     const __grid_constant__ TensorMap dy,  // [m, n]
     const __grid_constant__ TensorMap x,   // [m, k]
     float* __restrict__ dw,                // [n, k], of each split
@@ -158,7 +171,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_weight_grad_wide
   weight_grad<Wide>(dy, x, dw, db, m, n, k, rows, stride);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_weight_grad_narrow(
+extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
+linear_weight_grad_narrow(
     const __grid_constant__ TensorMap dy,  // [m, n]
     const __grid_constant__ TensorMap x,   // [m, k]
     float* __restrict__ dw,                // [n, k], of each split
@@ -167,15 +181,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) linear_weight_grad_narr
   weight_grad<Narrow>(dy, x, dw, db, m, n, k, rows, stride);
 }
 
-EMU_KERNEL(linear_wide)
-EMU_KERNEL(linear_narrow)
-EMU_KERNEL(linear_gelu_wide)
-EMU_KERNEL(linear_gelu_narrow)
-EMU_KERNEL(linear_residual_wide)
-EMU_KERNEL(linear_residual_narrow)
-EMU_KERNEL(linear_input_grad_wide)
-EMU_KERNEL(linear_input_grad_narrow)
-EMU_KERNEL(linear_input_grad_gelu_wide)
-EMU_KERNEL(linear_input_grad_gelu_narrow)
-EMU_KERNEL(linear_weight_grad_wide)
-EMU_KERNEL(linear_weight_grad_narrow)
+EMU_KERNEL_IN_CLUSTERS(linear_wide, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_pingpong, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_gelu_wide, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_gelu_pingpong, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_residual_wide, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_residual_pingpong, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_input_grad_wide, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_input_grad_pingpong, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_input_grad_gelu_wide, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_input_grad_gelu_pingpong, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_weight_grad_wide, CLUSTER)
+EMU_KERNEL_IN_CLUSTERS(linear_weight_grad_narrow, CLUSTER)

@@ -219,9 +219,9 @@ PTX void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, uin
 // A box of shared memory to a tensor in global memory; what lies outside the tensor is not written. A thread that
 // has fenced (fence_proxy_async) must have written each byte, and a barrier must lie between. The box may not change
 // before the store has read it, nor may the block end.
-PTX void tma_store_2d(const TensorMap* map, int x, int y, uint32_t from) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];\n" ::"l"(map),
-               "r"(from), "r"(x), "r"(y)
+PTX void tma_store_3d(const TensorMap* map, int x, int y, int z, uint32_t from) {
+  asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.bulk_group [%0, {%2, %3, %4}], [%1];\n" ::"l"(map),
+               "r"(from), "r"(x), "r"(y), "r"(z)
                : "memory");
 }
 

@@ -17,8 +17,15 @@ struct Expected {
 }
 
 const PRODUCTS: [&str; 4] = ["HMMA.16816.F32.BF16", "LDSM.16.M", "LDGSTS", "STG.E.128"];
-const HOPPER: [&str; 6] =
-    ["HGMMA.64x", "UTMALDG.2D", "SYNCS.PHASECHK", "WARPGROUP.DEPBAR", "USETMAXREG", "STG.E.128"];
+const HOPPER: [&str; 6] = [
+    "HGMMA.64x",
+    "UTMALDG.2D.MULTICAST",
+    "UCGABAR_ARV",
+    "SYNCS.PHASECHK",
+    "WARPGROUP.DEPBAR",
+    "USETMAXREG",
+    "STG.E.128",
+];
 
 const EXPECTED: [Expected; 7] = [
     Expected {
@@ -31,15 +38,15 @@ const EXPECTED: [Expected; 7] = [
         file: "linear_sm90",
         kernels: &[
             "linear_wide",
-            "linear_narrow",
+            "linear_pingpong",
             "linear_gelu_wide",
-            "linear_gelu_narrow",
+            "linear_gelu_pingpong",
             "linear_residual_wide",
-            "linear_residual_narrow",
+            "linear_residual_pingpong",
             "linear_input_grad_wide",
-            "linear_input_grad_narrow",
+            "linear_input_grad_pingpong",
             "linear_input_grad_gelu_wide",
-            "linear_input_grad_gelu_narrow",
+            "linear_input_grad_gelu_pingpong",
             "linear_weight_grad_wide",
             "linear_weight_grad_narrow",
         ],
@@ -50,13 +57,21 @@ const EXPECTED: [Expected; 7] = [
     Expected {
         file: "attention_sm90",
         kernels: &["attention_long"],
-        has: &["HGMMA.64x128x16", "HGMMA.64x64x16", "UTMALDG.3D", "MUFU.EX2", "USETMAXREG", "STG.E.128"],
+        has: &[
+            "HGMMA.64x128x16",
+            "HGMMA.64x64x16",
+            "UTMALDG.3D",
+            "MUFU.EX2",
+            "USETMAXREG",
+            "STSM.16.M88.4",
+            "UTMASTG.3D",
+        ],
         lacks: &["LDGSTS", " HMMA"],
     },
     Expected {
         file: "attention_grad_sm90",
         kernels: &["attention_long_grad_q", "attention_long_grad_kv"],
-        has: &["HGMMA.64x64x16", "UTMALDG.3D", "MUFU.EX2", "USETMAXREG", "STG.E.128"],
+        has: &["HGMMA.64x64x16", "UTMALDG.3D", "MUFU.EX2", "USETMAXREG", "STSM.16.M88.4", "UTMASTG.3D"],
         lacks: &["LDGSTS", " HMMA"],
     },
     Expected {
@@ -144,7 +159,7 @@ fn kernels_of_products_fit_the_registers() {
         if !kernel.starts_with("linear") {
             continue;
         }
-        let hopper = kernel.ends_with("_wide") || kernel.ends_with("_narrow");
+        let hopper = ["_wide", "_narrow", "_pingpong"].iter().any(|tile| kernel.ends_with(tile));
         let (threads, blocks) = if hopper { (384, 1) } else { (128, 2) };
         assert!(registers * threads * blocks <= 65_536, "{kernel}: {registers} registers");
         seen += 1;

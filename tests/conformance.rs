@@ -76,17 +76,18 @@ impl Boxed {
         Ok(out)
     }
 
-    /// Writes three boxes to a tensor of two axes.
+    /// Writes three boxes.
     fn store(&self, emulator: &Emulator, tensor: &mut [u128], boxes: &[u16]) -> cuda::Result<()> {
-        let mut map = TensorMap::new(tensor, 2, self.extent, self.row, self.r#box, self.swizzled);
-        let [mut x, mut y, _] = self.at;
+        let mut map = TensorMap::new(tensor, 3, self.extent, self.row, self.r#box, self.swizzled);
+        let [mut x, mut y, mut z] = self.at;
         let (mut rows, mut boxes_at) = (self.r#box[1] as i32, boxes.as_ptr());
         let mut bytes = 2 * boxes.len() as i32 / 3;
-        let mut args: [*mut c_void; 6] = [
+        let mut args: [*mut c_void; 7] = [
             (&raw mut map).cast(),
             (&raw mut boxes_at).cast(),
             (&raw mut x).cast(),
             (&raw mut y).cast(),
+            (&raw mut z).cast(),
             (&raw mut rows).cast(),
             (&raw mut bytes).cast(),
         ];
@@ -108,20 +109,20 @@ fn boxes_are_stored_within_the_tensor() {
         for at in [[0, 0], [8, 3], [30, 20], [-5, -3], [100, 0], [11, -40]] {
             for swizzled in [false, true] {
                 let boxed = Boxed {
-                    extent: [X, Y, 1],
+                    extent: [X, Y, 2],
                     row: ROW,
                     r#box: [64, 16, 1],
-                    at: [at[0], at[1], 0],
+                    at: [at[0], at[1], 1],
                     swizzled,
                 };
-                let mut tensor = vec![0_u128; ROW * Y / 8];
+                let mut tensor = vec![0_u128; 2 * ROW * Y / 8];
                 let boxes: Vec<u16> = (1..=3 * 64 * 16).collect();
-                let mut expected = vec![0_u16; ROW * Y];
+                let mut expected = vec![0_u16; 2 * ROW * Y];
                 for (i, &element) in boxes.iter().enumerate() {
                     let place = i / 64 * 64 + if swizzled { i % 64 ^ (i / 64 % 8) * 8 } else { i % 64 };
                     let (x, y) = (at[0] as i64 + (place % 64) as i64, at[1] as i64 + (place / 64) as i64);
                     if (0..X as i64).contains(&x) && (0..Y as i64).contains(&y) {
-                        expected[y as usize * ROW + x as usize] = element;
+                        expected[(Y + y as usize) * ROW + x as usize] = element;
                     }
                 }
                 boxed.store(&emulator, &mut tensor, &boxes).unwrap();

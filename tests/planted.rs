@@ -296,7 +296,7 @@ fn cluster(run: &Run) -> cuda::Result<bool> {
 fn store(run: &Run) -> cuda::Result<bool> {
     let x = aligned(&tiles(3, 0));
     let (mut y, mut z) = (vec![0_u128; x.len()], vec![0_u128; x.len() / 3]);
-    let mut map = TensorMap::new(&y, 2, [TILE, 3 * TILE, 1], TILE, [TILE, TILE, 1], true);
+    let mut map = TensorMap::new(&y, 3, [TILE, 3 * TILE, 1], TILE, [TILE, TILE, 1], true);
     let (mut x_at, mut y_at, mut z_at) = (x.as_ptr(), y.as_mut_ptr(), z.as_mut_ptr());
     let mut count = 3_i32;
     let args = &mut [

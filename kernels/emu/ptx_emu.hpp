@@ -65,7 +65,7 @@ void mbarrier_wait(uint32_t barrier, uint32_t parity);
 
 void tma_load(uint32_t to, const TensorMap* map, int x, int y, int z, uint32_t barrier);
 void tma_load_multicast(uint32_t to, const TensorMap* map, int x, int y, uint32_t barrier, uint16_t mask);
-void tma_store(const TensorMap* map, int x, int y, uint32_t from);
+void tma_store(const TensorMap* map, int x, int y, int z, uint32_t from);
 void tma_store_commit();
 void tma_store_wait_read(unsigned pending);
 void tma_store_wait(unsigned pending);
@@ -198,8 +198,8 @@ inline void tma_load_3d(uint32_t to, const TensorMap* map, int x, int y, int z, 
   emu::tma_load(to, map, x, y, z, barrier);
 }
 
-inline void tma_store_2d(const TensorMap* map, int x, int y, uint32_t from) {
-  emu::tma_store(map, x, y, from);
+inline void tma_store_3d(const TensorMap* map, int x, int y, int z, uint32_t from) {
+  emu::tma_store(map, x, y, z, from);
 }
 
 inline void tma_store_commit() {

@@ -203,11 +203,11 @@ void wait_read(const Block& block, TmaStore& store) {
 
 }  // namespace
 
-void tma_store(const TensorMap* map, int x, int y, uint32_t from) {
+void tma_store(const TensorMap* map, int x, int y, int z, uint32_t from) {
   const sanitizer::Quiet quiet;
   Fiber& fiber = me();
   Block& block = *fiber.block;
-  TmaStore store{*map, box_at(*map, block, from), {x, y, 0}, block.stores++};
+  TmaStore store{*map, box_at(*map, block, from), {x, y, z}, block.stores++};
   if constexpr (sanitizer::THREAD) {
     look_at_store(block, store);
   }

@@ -25,7 +25,7 @@ struct Conformance {
 /// boxes.
 struct Mapped {
     output: bool,
-    shape: [usize; 2],
+    shape: Vec<usize>,
     of_box: [usize; 2],
 }
 
@@ -88,7 +88,7 @@ fn run(conformance: &Conformance, driver: &Rc<dyn Driver>, stream: &mut Stream) 
             return Ok(Conformed { kernel, words: 0, wrong: 0, first: None });
         }
         let at = if *output { out.at() } else { source.at() };
-        let mapped = Boxed { at, shape: shape.to_vec(), of_box: *of_box };
+        let mapped = Boxed { at, shape: shape.clone(), of_box: *of_box };
         args.push(Arg::bytes(&driver.tensor_map(&mapped)?));
     }
     let mapped = |output| map.as_ref().is_some_and(|map| map.output == output);
@@ -199,24 +199,24 @@ fn stmatrix() -> Vec<u32> {
     })
 }
 
-/// Boxes of 16 x 64 over the right and the lower edge of a matrix; with 128-byte swizzle the chunk of 16 bytes in column
+/// Boxes of 16 x 64 over the right and the lower edge of the second of two matrices; with 128-byte swizzle the chunk of 16 bytes in column
 /// c of row r lies in column c ^ (r % 8).
 fn tma_store() -> Conformance {
-    let (shape @ [rows, columns], of_box, [y, x]) = ([40, 72], [16, 64], [3, 16]);
+    let (shape @ [matrices, rows, columns], of_box, [z, y, x]) = ([2, 40, 72], [16, 64], [1, 3, 16]);
     let elements: Vec<u16> = (0..3 * 16 * 64).collect();
-    let mut matrix = vec![0xCDCD_u16; rows * columns];
+    let mut written = vec![0xCDCD_u16; matrices * rows * columns];
     for (i, element) in elements.iter().enumerate() {
         let (row, column) = (i / 64, ((i % 64 / 8) ^ (i / 64 % 8)) * 8 + i % 8);
         if y + row < rows && x + column < columns {
-            matrix[(y + row) * columns + x + column] = *element;
+            written[((z * rows + y) + row) * columns + x + column] = *element;
         }
     }
     let bytes = 16 * 64 * 2;
     Conformance {
-        map: Some(Mapped { output: true, shape, of_box }),
+        map: Some(Mapped { output: true, shape: shape.to_vec(), of_box }),
         input: bytemuck::pod_collect_to_vec(&elements),
-        numbers: [x, y, 16, bytes].map(|n| n as i32).to_vec(),
-        ..made("conform_tma_store", 128, 2 * bytes, bytemuck::pod_collect_to_vec(&matrix))
+        numbers: [x, y, z, 16, bytes].map(|n| n as i32).to_vec(),
+        ..made("conform_tma_store", 128, 2 * bytes, bytemuck::pod_collect_to_vec(&written))
     }
 }
 
@@ -233,7 +233,7 @@ fn multicast() -> Conformance {
     }
     Conformance {
         blocks,
-        map: Some(Mapped { output: false, shape: [rounds * 2 * 16, 64], of_box: [16, 64] }),
+        map: Some(Mapped { output: false, shape: vec![rounds * 2 * 16, 64], of_box: [16, 64] }),
         input: bytemuck::pod_collect_to_vec(&elements),
         ..made("conform_multicast", 128, 2 * half * 2 + 16, expected)
     }

@@ -108,12 +108,16 @@ fn attention() -> Vec<Case> {
             },
         ));
     }
-    for (batch, length, lengths) in [(4, 9, vec![9, 4, 1, 0]), (2, 300, vec![299, 17])] {
-        let shape = format!("{batch} x {length} x 2 x 8, {lengths:?} keys");
+    // The last on Hopper: keys that do not fill a block, that are one, and none.
+    for ([length, heads, width], lengths) in
+        [([9, 2, 8], vec![9, 4, 1, 0]), ([300, 2, 8], vec![299, 17]), ([260, 1, 64], vec![257, 128, 0])]
+    {
+        let batch = lengths.len();
+        let shape = format!("{batch} x {length} x {heads} x {width}, {lengths:?} keys");
         cases.push(Case::new("attention", shape, move |r| {
-            let qkv = r.param(&[batch, length, 48]);
+            let qkv = r.param(&[batch, length, 3 * heads * width]);
             let lengths = r.indices(&[batch], lengths.clone());
-            ops::attention(&mut r.tape, qkv, 2, Some(lengths)).into()
+            ops::attention(&mut r.tape, qkv, heads, Some(lengths)).into()
         }));
     }
     cases

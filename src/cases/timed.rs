@@ -1,6 +1,6 @@
 //! What is timed: one whole training step of a preset, and each kind of operation in it. The command and the
 //! benches take their shapes from here, and so from the models themselves.
-use crate::machine::cuda;
+use crate::machine::cuda::{self, Card};
 use crate::machine::philox::{Philox, Purpose};
 use crate::model::brain_age::BrainAge;
 use crate::model::{Mae, Preset, init, mae::random_masking};
@@ -132,6 +132,7 @@ impl TrainingStep {
                     first: i,
                     times: 0,
                     flops: op.flops(),
+                    cycles: op.cycles(Card::H200),
                     bytes: io.reads.iter().chain(&io.writes).map(bytes).sum::<usize>() as u64,
                 });
             }
@@ -205,6 +206,8 @@ pub struct Kind {
     pub times: usize,
     /// Multiplications and additions in its matrix products.
     pub flops: u64,
+    /// Cycles that its kernels take on an H200 by their model; nothing where there is none.
+    pub cycles: Option<usize>,
     /// Bytes of all tensors it reads and writes.
     pub bytes: u64,
 }

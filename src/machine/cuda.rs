@@ -213,6 +213,22 @@ pub struct Place {
     pub copy: Option<Ptr>,
 }
 
+/// What kernels are chosen by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Card {
+    /// Its multiprocessors.
+    pub processors: usize,
+    /// Whether kernels for Hopper run on it.
+    pub hopper: bool,
+}
+
+impl Card {
+    /// An H200, as an H100 SXM.
+    pub const H200: Card = Card { processors: 132, hopper: true };
+    /// Arithmetic of the tensor cores of one of its multiprocessors in a cycle.
+    pub const FLOP_PER_CYCLE: usize = 4096;
+}
+
 /// Alignment of tensors and of the workspace, in bytes.
 pub const ALIGN: usize = 256;
 
@@ -265,13 +281,9 @@ impl Stream {
     pub fn enter(&self, op: usize) {
         self.running.set(op);
     }
-    /// The multiprocessors of the device.
-    pub fn processors(&self) -> usize {
-        self.driver.processors()
-    }
-    /// Whether kernels for Hopper run on the device.
-    pub fn hopper(&self) -> bool {
-        self.driver.hopper()
+    /// The device, as far as kernels are chosen by it.
+    pub fn card(&self) -> Card {
+        Card { processors: self.driver.processors(), hopper: self.driver.hopper() }
     }
     /// The argument that lets a kernel for Hopper load boxes of a matrix.
     ///

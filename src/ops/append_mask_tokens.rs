@@ -151,7 +151,7 @@ impl Op for AppendMaskTokensGrad {
         // Four blocks a multiprocessor walk over all rows, each with its columns and its mask token.
         let pieces = dim.div_ceil(WARP_COLS);
         let most = (batch * (c + length)).div_ceil(WARPS * ROWS);
-        let parts = (4 * s.processors() / (pieces * kinds)).clamp(1, most);
+        let parts = (4 * s.card().processors / (pieces * kinds)).clamp(1, most);
         let sums = s.workspace(kinds * parts * dim * size_of::<f32>());
         s.launch(
             Launch { grid: [parts, pieces, kinds], ..launch("append_mask_tokens_grad", 0) },

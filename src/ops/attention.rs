@@ -17,6 +17,8 @@ const TILE: usize = 1 << 16;
 const BLOCK: usize = 64;
 /// Rows of a block of the kernel for long sequences on Hopper.
 const LONG_BLOCK: usize = 128;
+/// Rows that a warp of it stores together.
+const STORED: usize = 16;
 /// Bytes of a row in the kernels' shared memory: 64 columns of bf16.
 const ROW: usize = 128;
 /// Bytes of two blocks that are streamed together.
@@ -78,10 +80,14 @@ impl Attention {
     fn query_rows(&self) -> usize {
         if self.shape[1] <= 5 * BLOCK { BLOCK } else { 2 * BLOCK }
     }
-    /// Whether the kernel for Hopper's long sequences takes it: queries that fill a block of it, all of the keys.
+    /// Whether the kernel for Hopper's long sequences takes it: queries that fill a block of it.
     fn long(&self, s: &Stream) -> bool {
         let [_, length, _, width] = self.shape;
-        s.hopper() && self.lengths.is_none() && width == 64 && length >= LONG_BLOCK
+        s.card().hopper && width == 64 && length >= LONG_BLOCK
+    }
+    /// How many keys of each sequence count, or nothing for all.
+    fn keys(&self, s: &Stream) -> Arg {
+        self.lengths.map(|l| s.indices(l)).into()
     }
     fn launch_long(&self, s: &Stream) -> Result<()> {
         let length = self.shape[1];
@@ -89,8 +95,9 @@ impl Attention {
             // Queries, a ring of three stages, one more barrier.
             self.long_launch("attention_long", LONG_BLOCK * ROW + ring(LONG_BLOCK, 3) + 1024),
             &[
-                self.boxes(s, self.qkv, LONG_BLOCK)?,
-                s.bf16(self.y).into(),
+                self.boxes_of_qkv(s, self.qkv, LONG_BLOCK)?,
+                self.boxes(s, self.y, STORED)?,
+                self.keys(s),
                 s.f32(self.log_sum).into(),
                 length.into(),
                 self.scale::<f32>().into(),
@@ -102,10 +109,16 @@ impl Attention {
         let [batch, length, heads, _] = self.shape;
         Launch { kernel, grid: [length.div_ceil(LONG_BLOCK), heads, batch], block: 384, shared }
     }
-    /// How TMA cuts boxes of `rows` rows of a head from a tensor of tokens.
+    /// How TMA cuts boxes of `rows` rows of a head from a tensor of the heads of tokens.
     fn boxes(&self, s: &Stream, t: Tensor, rows: usize) -> Result<Arg> {
+        self.boxes_of(s, t, 1, rows)
+    }
+    /// The same from queries, keys and values, or their gradients.
+    fn boxes_of_qkv(&self, s: &Stream, t: Tensor, rows: usize) -> Result<Arg> {
+        self.boxes_of(s, t, 3, rows)
+    }
+    fn boxes_of(&self, s: &Stream, t: Tensor, parts: usize, rows: usize) -> Result<Arg> {
         let [batch, length, heads, width] = self.shape;
-        let parts = if t == self.qkv { 3 } else { 1 };
         let shape = vec![batch, length, parts * heads * width];
         s.tensor_map(&Boxed { at: s.bf16(t).0, shape, of_box: [rows, width] })
     }
@@ -156,7 +169,7 @@ impl Op for Attention {
             },
             &[
                 s.bf16(self.qkv).into(),
-                self.lengths.map(|l| s.indices(l)).into(),
+                self.keys(s),
                 s.bf16(self.y).into(),
                 s.f32(self.log_sum).into(),
                 length.into(),
@@ -246,27 +259,28 @@ impl AttentionGrad {
         const OTHER_BLOCK: usize = 64; // queries that meet a block of keys
         let of = self.of;
         let [batch, length, heads, _] = of.shape;
-        let (dy, dqkv) = (s.bf16(self.dy), s.bf16(self.dqkv));
         let statistics = s.workspace(batch * heads * length * STATISTICS);
         let shape: [Arg; 2] = [length.into(), of.scale::<f32>().into()];
         // What the block owns, two tiles and their barrier, and a ring.
         let shared = |rows, stages| 2 * LONG_BLOCK * ROW + 1024 + ring(rows, stages);
-        let queries: [Arg; 7] = [
-            of.boxes(s, of.qkv, LONG_BLOCK)?,
+        let queries: [Arg; 8] = [
+            of.boxes_of_qkv(s, of.qkv, LONG_BLOCK)?,
             of.boxes(s, self.dy, LONG_BLOCK)?,
-            dy.into(),
+            of.boxes_of_qkv(s, self.dqkv, STORED)?,
+            of.keys(s),
+            s.bf16(self.dy).into(),
             s.bf16(of.y).into(),
             s.f32(of.log_sum).into(),
-            dqkv.into(),
             statistics.into(),
         ];
         let launch = of.long_launch("attention_long_grad_q", shared(LONG_BLOCK, 3));
         s.launch(launch, &[&queries[..], &shape].concat())?;
-        let keys: [Arg; 4] = [
-            of.boxes(s, of.qkv, OTHER_BLOCK)?,
+        let keys: [Arg; 5] = [
+            of.boxes_of_qkv(s, of.qkv, OTHER_BLOCK)?,
             of.boxes(s, self.dy, OTHER_BLOCK)?,
+            of.boxes_of_qkv(s, self.dqkv, STORED)?,
+            of.keys(s),
             statistics.into(),
-            dqkv.into(),
         ];
         let launch = of.long_launch("attention_long_grad_kv", shared(OTHER_BLOCK, 4));
         s.launch(launch, &[&keys[..], &shape].concat())
@@ -282,7 +296,7 @@ impl Op for AttentionGrad {
         let of = self.of;
         let [batch, length, heads, width] = of.shape;
         let (dy, qkv, dqkv) = (s.bf16(self.dy), s.bf16(of.qkv), s.bf16(self.dqkv));
-        let (y, log_sum, lengths) = (s.bf16(of.y), s.f32(of.log_sum), of.lengths.map(|l| s.indices(l)));
+        let (y, log_sum) = (s.bf16(of.y), s.f32(of.log_sum));
         let shape = [length.into(), width.into(), of.scale::<f32>().into()];
         if of.long(s) {
             return self.launch_long(s);
@@ -295,7 +309,7 @@ impl Op for AttentionGrad {
                 block: 2 * rows,
                 shared: rows * (4 * ROW + STATISTICS),
             };
-            let pointers = [dy.into(), qkv.into(), y.into(), log_sum.into(), lengths.into(), dqkv.into()];
+            let pointers = [dy.into(), qkv.into(), y.into(), log_sum.into(), of.keys(s), dqkv.into()];
             return s.launch(launch, &[&pointers[..], &shape].concat());
         }
         let statistics = s.workspace(batch * heads * length * STATISTICS);
@@ -307,7 +321,7 @@ impl Op for AttentionGrad {
             shared: rows * (2 * ROW + STATISTICS) + 2 * STAGE,
         };
         let pointers =
-            [dy.into(), qkv.into(), y.into(), log_sum.into(), lengths.into(), dqkv.into(), statistics.into()];
+            [dy.into(), qkv.into(), y.into(), log_sum.into(), of.keys(s), dqkv.into(), statistics.into()];
         s.launch(queries, &[&pointers[..], &shape].concat())?;
         let keys = Launch {
             kernel: "attention_grad_kv",
@@ -315,7 +329,7 @@ impl Op for AttentionGrad {
             block: 2 * BLOCK,
             shared: STAGE + 2 * (STAGE + BLOCK * STATISTICS),
         };
-        let pointers = [dy.into(), qkv.into(), lengths.into(), statistics.into(), dqkv.into()];
+        let pointers = [dy.into(), qkv.into(), of.keys(s), statistics.into(), dqkv.into()];
         s.launch(keys, &[&pointers[..], &shape].concat())
     }
     fn flops(&self) -> u64 {

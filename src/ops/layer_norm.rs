@@ -154,7 +154,7 @@ impl Op for LayerNormGrad {
     fn launch(&self, s: &Stream) -> Result<()> {
         let LayerNorm { x, gamma, mean, rstd, rows, cols, .. } = self.of;
         let kernels = kernels_for(cols);
-        let blocks = rows.div_ceil(kernels.warps).min(s.processors());
+        let blocks = rows.div_ceil(kernels.warps).min(s.card().processors);
         let parts = s.workspace(blocks * 2 * cols * size_of::<f32>());
         s.launch(
             Launch { kernel: kernels.grad, grid: [blocks, 1, 1], block: 32 * kernels.warps, shared: 0 },

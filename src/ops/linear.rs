@@ -2,34 +2,52 @@
 //!
 //! GELU is exact, `gelu(h) = h (1 + erf(h/√2)) / 2`. The layer that reads its value gets the pre-activation `h`
 //! with it ([`Gelu`]), so that its input gradient goes through `gelu'(h)` on the way out.
-use super::tiling::{self, Kernels, Lies, Product, Tiling, in_vectors};
+use super::tiling::{self, Half, Hopper, Kernels, Lies, Product, Tiling, in_vectors};
 use super::weight_grad::WeightGrad;
 use super::{ROWS, row_block};
-use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
+use crate::machine::cuda::{Arg, Card, Launch, Ptr, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_tile, gemm, spread};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
 use rayon::prelude::*;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-pub(super) const LINEAR: Kernels =
-    Kernels { portable: ["linear", "linear_small"], hopper: Some(["linear_wide", "linear_narrow"]) };
+pub(super) const LINEAR: Kernels = Kernels {
+    portable: ["linear", "linear_small"],
+    hopper: Some(Hopper { wide: "linear_wide", half: Half::PingPong("linear_pingpong"), leaving: 2000 }),
+};
 const LINEAR_REAL: Kernels = Kernels { portable: ["linear_real", "linear_real_small"], hopper: None };
 const LINEAR_GELU: Kernels = Kernels {
     portable: ["linear_gelu", "linear_gelu_small"],
-    hopper: Some(["linear_gelu_wide", "linear_gelu_narrow"]),
+    hopper: Some(Hopper {
+        wide: "linear_gelu_wide",
+        half: Half::PingPong("linear_gelu_pingpong"),
+        leaving: 5500,
+    }),
 };
 const LINEAR_RESIDUAL: Kernels = Kernels {
     portable: ["linear_residual", "linear_residual_small"],
-    hopper: Some(["linear_residual_wide", "linear_residual_narrow"]),
+    hopper: Some(Hopper {
+        wide: "linear_residual_wide",
+        half: Half::PingPong("linear_residual_pingpong"),
+        leaving: 2800,
+    }),
 };
 const LINEAR_INPUT_GRAD: Kernels = Kernels {
     portable: ["linear_input_grad", "linear_input_grad_small"],
-    hopper: Some(["linear_input_grad_wide", "linear_input_grad_narrow"]),
+    hopper: Some(Hopper {
+        wide: "linear_input_grad_wide",
+        half: Half::PingPong("linear_input_grad_pingpong"),
+        leaving: 1500,
+    }),
 };
 const LINEAR_INPUT_GRAD_GELU: Kernels = Kernels {
     portable: ["linear_input_grad_gelu", "linear_input_grad_gelu_small"],
-    hopper: Some(["linear_input_grad_gelu_wide", "linear_input_grad_gelu_narrow"]),
+    hopper: Some(Hopper {
+        wide: "linear_input_grad_gelu_wide",
+        half: Half::PingPong("linear_input_grad_gelu_pingpong"),
+        leaving: 5000,
+    }),
 };
 
 /// GELU of a linear layer's output, and what it was before.
@@ -133,6 +151,17 @@ enum Epilogue {
     },
 }
 
+impl Epilogue {
+    fn kernels(self) -> Kernels {
+        match self {
+            Epilogue::Bias => LINEAR,
+            Epilogue::Real => LINEAR_REAL,
+            Epilogue::Gelu(_) => LINEAR_GELU,
+            Epilogue::Residual { .. } => LINEAR_RESIDUAL,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Linear {
     x: Operand,
@@ -185,12 +214,12 @@ impl Op for Linear {
     }
     fn launch(&self, s: &Stream) -> Result<()> {
         let &Linear { b, y, rows, n, k, .. } = self;
-        let (kernels, rest): (Kernels, Vec<Arg>) = match self.epilogue {
-            Epilogue::Bias => (LINEAR, vec![s.bf16(y).into()]),
-            Epilogue::Real => (LINEAR_REAL, vec![s.f32(y).into()]),
-            Epilogue::Gelu(h) => (LINEAR_GELU, vec![s.bf16(h).into(), s.bf16(y).into()]),
+        let rest: Vec<Arg> = match self.epilogue {
+            Epilogue::Bias => vec![s.bf16(y).into()],
+            Epilogue::Real => vec![s.f32(y).into()],
+            Epilogue::Gelu(h) => vec![s.bf16(h).into(), s.bf16(y).into()],
             Epilogue::Residual { skip, scale } => {
-                (LINEAR_RESIDUAL, vec![s.bf16(skip).into(), scale.map(|t| s.f32(t)).into(), s.bf16(y).into()])
+                vec![s.bf16(skip).into(), scale.map(|t| s.f32(t)).into(), s.bf16(y).into()]
             }
         };
         let last: &[Arg] = match self.epilogue {
@@ -198,10 +227,13 @@ impl Op for Linear {
             _ => &[],
         };
         let product = Affine { x: s.bf16(self.x.value), w: s.bf16(self.w), b: s.f32(b), rows, n, k };
-        product.launch(s, kernels, &rest, last)
+        product.launch(s, self.epilogue.kernels(), &rest, last)
     }
     fn flops(&self) -> u64 {
         2 * (self.rows * self.n * self.k) as u64
+    }
+    fn cycles(&self, card: Card) -> Option<usize> {
+        Some(affine_tiling(card, self.epilogue.kernels(), [self.rows, self.n, self.k]).cycles())
     }
 }
 
@@ -243,14 +275,18 @@ impl Affine {
     /// Launches one of `kernels`, which takes `rest` between its operands and its extents, and `last` after these.
     pub(super) fn launch(&self, s: &Stream, kernels: Kernels, rest: &[Arg], last: &[Arg]) -> Result<()> {
         let &Affine { x, w, b, rows, n, k } = self;
-        let tiling =
-            Tiling::of(s, kernels, Product { shape: [rows, n], sum: k, in_vectors: in_vectors(n, k) });
+        let tiling = affine_tiling(s.card(), kernels, [rows, n, k]);
         let x = tiling::Matrix { at: x, shape: [rows, k], lies: Lies::Along };
         let w = tiling::Matrix { at: w, shape: [n, k], lies: Lies::Along };
         let operands: [Arg; 3] = [tiling.left(s, x)?, tiling.right(s, w)?, b.into()];
         let extents: [Arg; 3] = [rows.into(), n.into(), k.into()];
         tiling.launch(s, &[&operands[..], rest, &extents, last].concat())
     }
+}
+
+/// How a product is cut whose c is `[rows, n]`, over a sum of k.
+pub(super) fn affine_tiling(card: Card, kernels: Kernels, [rows, n, k]: [usize; 3]) -> Tiling {
+    Tiling::of(card, kernels, Product { shape: [rows, n], sum: k, in_vectors: in_vectors(n, k) })
 }
 
 /// `y = x wᵀ + b`, tile by tile: what follows a product is done while it is in the cache.
@@ -371,15 +407,20 @@ struct LinearInputGrad {
     k: usize,
 }
 
+impl LinearInputGrad {
+    fn tiling(&self, card: Card) -> Tiling {
+        let kernels = if self.pre.is_some() { LINEAR_INPUT_GRAD_GELU } else { LINEAR_INPUT_GRAD };
+        affine_tiling(card, kernels, [self.rows, self.k, self.n])
+    }
+}
+
 impl Op for LinearInputGrad {
     fn io(&self) -> Io {
         Io::new([Some(self.dy), Some(self.w), self.pre], [self.dx])
     }
     fn launch(&self, s: &Stream) -> Result<()> {
         let &LinearInputGrad { dy, w, pre, dx, rows, n, k } = self;
-        let kernels = if pre.is_some() { LINEAR_INPUT_GRAD_GELU } else { LINEAR_INPUT_GRAD };
-        let tiling =
-            Tiling::of(s, kernels, Product { shape: [rows, k], sum: n, in_vectors: in_vectors(n, k) });
+        let tiling = self.tiling(s.card());
         let dy = tiling::Matrix { at: s.bf16(dy), shape: [rows, n], lies: Lies::Along };
         let w = tiling::Matrix { at: s.bf16(w), shape: [n, k], lies: Lies::Across };
         let mut args: Vec<Arg> = vec![tiling.left(s, dy)?, tiling.right(s, w)?];
@@ -389,6 +430,9 @@ impl Op for LinearInputGrad {
     }
     fn flops(&self) -> u64 {
         2 * (self.rows * self.n * self.k) as u64
+    }
+    fn cycles(&self, card: Card) -> Option<usize> {
+        Some(self.tiling(card).cycles())
     }
 }
 
@@ -426,11 +470,14 @@ impl Op for LinearWeightGrad {
         Io::new([self.dy, self.x], self.grad.writes()).scratch([self.grad.scratch()])
     }
     fn launch(&self, s: &Stream) -> Result<()> {
-        let split = self.grad.split(s);
+        let split = self.grad.split(s.card());
         split.launch(s, s.workspace(split.bytes()), s.bf16(self.dy), s.bf16(self.x))
     }
     fn flops(&self) -> u64 {
         self.grad.flops()
+    }
+    fn cycles(&self, card: Card) -> Option<usize> {
+        Some(self.grad.split(card).cycles())
     }
 }
 

@@ -54,7 +54,7 @@ impl Op for GradNorm {
     fn launch(&self, s: &Stream) -> Result<()> {
         let &Self { grads, norm, factor, len, max_norm, .. } = self;
         // Blocks walk over the range, as many as run at a time; a thread has four vectors under way.
-        let blocks = len.div_ceil(THREADS * 4 * 4).min(s.processors() * 8);
+        let blocks = len.div_ceil(THREADS * 4 * 4).min(s.card().processors * 8);
         let parts = s.workspace(blocks * size_of::<f32>());
         s.launch(
             Launch { grid: [blocks, 1, 1], ..pass("grad_norm", len) },

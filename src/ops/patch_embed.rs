@@ -1,9 +1,9 @@
 //! `y[b, i] = w · patch(volume[b], ids[b, i]) + b`: a strided 3-D convolution at the kept patches only, a linear
 //! layer over these as rows.
 use super::Patches;
-use super::linear::{Affine, LINEAR, affine};
+use super::linear::{Affine, LINEAR, affine, affine_tiling};
 use super::weight_grad::WeightGrad;
-use crate::machine::cuda::{ALIGN, Arg, Launch, Ptr, Result, Stream};
+use crate::machine::cuda::{ALIGN, Arg, Card, Launch, Ptr, Result, Stream};
 use crate::machine::{Mat, Mem, Real};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
 use rayon::prelude::*;
@@ -109,6 +109,10 @@ impl Op for PatchEmbed {
     fn flops(&self) -> u64 {
         2 * (self.x.count() * self.dim * self.x.patches.values()) as u64
     }
+    /// Of the product alone.
+    fn cycles(&self, card: Card) -> Option<usize> {
+        Some(affine_tiling(card, LINEAR, [self.x.count(), self.dim, self.x.patches.values()]).cycles())
+    }
 }
 
 impl<F: Real> Define<F> for PatchEmbed {
@@ -134,13 +138,17 @@ impl Op for PatchEmbedGrad {
     }
     fn launch(&self, s: &Stream) -> Result<()> {
         let &PatchEmbedGrad { x, dy, grad } = self;
-        let split = grad.split(s);
+        let split = grad.split(s.card());
         let rows = s.workspace(x.bytes() + split.bytes());
         x.launch(s, rows)?;
         split.launch(s, rows.offset(x.bytes()), s.bf16(dy), rows)
     }
     fn flops(&self) -> u64 {
         self.grad.flops()
+    }
+    /// Of the product alone.
+    fn cycles(&self, card: Card) -> Option<usize> {
+        Some(self.grad.split(card).cycles())
     }
 }
 

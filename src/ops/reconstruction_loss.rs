@@ -130,7 +130,7 @@ impl Op for Reconstruction {
         let &Self { pred, volume, ids, weight, loss, total, per_patch, batch, count, .. } = self;
         // Blocks walk over the patches: as many as run at a time, 1024 threads a multiprocessor.
         let launch = self.kernel(["reconstruction_loss_lines", "reconstruction_loss_voxels"]);
-        let blocks = (batch * count).min(s.processors() * 1024 / launch.block);
+        let blocks = (batch * count).min(s.card().processors * 1024 / launch.block);
         let parts = s.workspace(blocks * 2 * size_of::<f32>());
         let tensors = [
             s.bf16(pred).into(),

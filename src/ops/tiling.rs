@@ -1,5 +1,5 @@
 //! How products of matrices are cut into tiles for kernels, and their sums into splits.
-use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
+use crate::machine::cuda::{Arg, Card, Launch, Ptr, Result, Stream};
 use crate::machine::driver::Boxed;
 
 /// The kernels that make a product.
@@ -7,8 +7,39 @@ use crate::machine::driver::Boxed;
 pub(super) struct Kernels {
     /// Of kernels/gemm.cuh, with large tiles and with small ones.
     pub(super) portable: [&'static str; 2],
-    /// Of kernels/gemm_sm90.cuh, with wide tiles and with narrow ones.
-    pub(super) hopper: Option<[&'static str; 2]>,
+    /// Of kernels/gemm_sm90.cuh.
+    pub(super) hopper: Option<Hopper>,
+}
+
+/// Those for Hopper.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hopper {
+    /// With wide tiles.
+    pub(super) wide: &'static str,
+    /// With tiles of half the width.
+    pub(super) half: Half,
+    /// Instructions of a thread that leaves 128 sums.
+    pub(super) leaving: usize,
+}
+
+/// Tiles of half the width, and who makes them.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Half {
+    /// Both warpgroups together.
+    Narrow(&'static str),
+    /// Each in turn.
+    PingPong(&'static str),
+}
+
+impl Hopper {
+    fn tiles(self) -> [(&'static str, Tile); 2] {
+        let Hopper { wide, half, leaving } = self;
+        let half = match half {
+            Half::Narrow(kernel) => (kernel, Tile::Narrow { leaving }),
+            Half::PingPong(kernel) => (kernel, Tile::PingPong { leaving }),
+        };
+        [(wide, Tile::Wide { leaving }), half]
+    }
 }
 
 /// A product `c[m, n] = Σ a b` over `sum` elements.
@@ -45,55 +76,70 @@ pub(super) enum Lies {
     Across,
 }
 
+/// The tiles of a kernel; on Hopper with the instructions of [`Hopper::leaving`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tile {
     Large,
     Small,
-    Wide,
-    Narrow,
+    Wide { leaving: usize },
+    Narrow { leaving: usize },
+    PingPong { leaving: usize },
 }
+
+/// Blocks of a kernel for Hopper that share their columns of c: a cluster.
+const CLUSTER: usize = 2;
 
 impl Tile {
     /// Rows and columns of c.
     fn shape(self) -> [usize; 2] {
         match self {
-            Tile::Large | Tile::Narrow => [128, 128],
+            Tile::Large | Tile::Narrow { .. } | Tile::PingPong { .. } => [128, 128],
             Tile::Small => [64, 64],
-            Tile::Wide => [128, 256],
+            Tile::Wide { .. } => [128, 256],
         }
     }
-    fn hopper(self) -> bool {
-        matches!(self, Tile::Wide | Tile::Narrow)
+    /// Blocks that take tiles together.
+    fn cluster(self) -> usize {
+        if self.hopper() { CLUSTER } else { 1 }
     }
+    fn hopper(self) -> bool {
+        !matches!(self, Tile::Large | Tile::Small)
+    }
+    /// How many c has; for a cluster those that one of its blocks takes.
     fn count(self, shape: [usize; 2]) -> usize {
         let [rows, cols] = self.shape();
-        shape[0].div_ceil(rows) * shape[1].div_ceil(cols)
+        shape[0].div_ceil(rows * self.cluster()) * shape[1].div_ceil(cols)
     }
     /// Bytes of shared memory: two operands in blocks of 64 bf16, so many stages of them; for Hopper besides those eight
     /// columns of ones and two barriers for a stage.
     fn shared(self) -> usize {
         let stages = match self {
             Tile::Large => 3,
-            Tile::Small | Tile::Wide => 4,
-            Tile::Narrow => 6,
+            Tile::Small | Tile::Wide { .. } => 4,
+            Tile::Narrow { .. } | Tile::PingPong { .. } => 6,
         };
         let [rows, cols] = self.shape();
         stages * (rows + cols) * 128 + if self.hopper() { 8 * 128 + stages * 16 } else { 0 }
     }
-    /// Tiles that a processor computes at a time.
-    fn at_a_time(self) -> usize {
-        if self.hopper() { 1 } else { 2 }
+    /// Tiles, or those of clusters, that are computed at a time.
+    fn at_a_time(self, processors: usize) -> usize {
+        if self.hopper() { processors / CLUSTER } else { 2 * processors }
     }
-    /// How long all of `tiles` tiles take, each with a sum of `blocks` blocks, on a card with so many processors:
-    /// in tenths of what a block takes a tile of 128 x 128. To begin and leave a tile is counted as 8 blocks, or on Hopper, where the loads of
-    /// the next tile go on meanwhile, as 2. Narrow tiles bring a third more bytes from L2 for each product than wide
-    /// ones, which is counted as a tenth of their time. (That is a model, not measured.)
-    fn time(self, tiles: usize, blocks: usize, processors: usize) -> usize {
-        let waves = tiles.div_ceil(self.at_a_time() * processors);
+    /// Cycles that all of `tiles` tiles take, each with a sum of `blocks` blocks, on a card with so many processors.
+    /// That is a model, not measured: a processor multiplies 4096 FLOP a cycle (mma.sync 63 % of it), moves 128 bytes of
+    /// shared memory, and issues 4 instructions. What bounds the tiles of Hopper stands in kernels/gemm_sm90.cuh; while
+    /// one of those that are made together is left, nothing is multiplied, and of a ping-pong's this is so at the end
+    /// alone. To begin and leave a tile on other cards, two at a time, is counted as 8 blocks.
+    fn cycles(self, tiles: usize, blocks: usize, processors: usize) -> usize {
+        let waves = tiles.div_ceil(self.at_a_time(processors));
         match self {
-            Tile::Large | Tile::Small => 10 * waves * (blocks + 8),
-            Tile::Wide => 20 * waves * (blocks + 2),
-            Tile::Narrow => 11 * waves * (blocks + 2),
+            Tile::Large | Tile::Small => waves * 1600 * (blocks + 8),
+            Tile::Wide { leaving } => waves * (1024 * blocks + 2 * leaving),
+            Tile::Narrow { leaving } => waves * (640 * blocks + leaving),
+            Tile::PingPong { leaving } => {
+                let multiplying = 640 * blocks;
+                waves * multiplying.max((multiplying + leaving) / 2) + leaving
+            }
         }
     }
 }
@@ -107,6 +153,7 @@ pub(super) struct Tiling {
     /// Elements of the sum that a split takes.
     each: usize,
     splits: usize,
+    cycles: usize,
 }
 
 impl Tiling {
@@ -115,49 +162,56 @@ impl Tiling {
 
     /// Of a whole sum. A processor computes twice as fast in large tiles, but these take rows of whole vectors; and
     /// where more than half of the processors would get none, small ones are done sooner.
-    pub(super) fn of(s: &Stream, kernels: Kernels, product: Product) -> Self {
-        let Product { shape, sum, in_vectors } = product;
-        let processors = s.processors();
-        let small = !in_vectors || 2 * Tile::Large.count(shape) < processors;
-        let (kernel, tile) = match kernels.hopper {
-            _ if small => (kernels.portable[1], Tile::Small),
-            Some([wide, narrow]) if s.hopper() => {
-                let time = |tile: Tile| tile.time(tile.count(shape), sum.div_ceil(Self::BLOCK), processors);
-                if time(Tile::Wide) <= time(Tile::Narrow) {
-                    (wide, Tile::Wide)
-                } else {
-                    (narrow, Tile::Narrow)
-                }
-            }
-            _ => (kernels.portable[0], Tile::Large),
+    pub(super) fn of(card: Card, kernels: Kernels, product: Product) -> Self {
+        let small = !product.in_vectors || 2 * Tile::Large.count(product.shape) < card.processors;
+        let tiles = match kernels.hopper {
+            _ if small => vec![(kernels.portable[1], Tile::Small)],
+            Some(hopper) if card.hopper => hopper.tiles().to_vec(),
+            _ => vec![(kernels.portable[0], Tile::Large)],
         };
-        Tiling { kernel, tile, tiles: tile.count(shape), each: sum, splits: 1 }
+        Self::soonest(tiles.into_iter().map(|(kernel, tile)| Self::split(kernel, tile, product, 1, card)))
     }
     /// Of a sum over many rows to a small c, a weight gradient, which is split until it fills the card.
-    pub(super) fn of_split(s: &Stream, kernels: Kernels, product: Product) -> Self {
-        let tiles: &[(&'static str, Tile)] = match (product.in_vectors, kernels.hopper) {
-            (true, Some([wide, narrow])) if s.hopper() => &[(wide, Tile::Wide), (narrow, Tile::Narrow)],
-            (true, _) => &[(kernels.portable[0], Tile::Large)],
-            (false, _) => &[(kernels.portable[1], Tile::Small)],
+    pub(super) fn of_split(card: Card, kernels: Kernels, product: Product) -> Self {
+        let tiles = match (product.in_vectors, kernels.hopper) {
+            (true, Some(hopper)) if card.hopper => hopper.tiles().to_vec(),
+            (true, _) => vec![(kernels.portable[0], Tile::Large)],
+            (false, _) => vec![(kernels.portable[1], Tile::Small)],
         };
-        let best = tiles.iter().map(|&(kernel, tile)| Self::split(kernel, tile, product, s.processors()));
-        best.min_by_key(|&(_, time)| time).expect("there is a tile").0
+        Self::soonest(
+            tiles.into_iter().flat_map(|(kernel, tile)| Self::splits_of(kernel, tile, product, card)),
+        )
     }
-    /// The number of splits whose tiles are all done soonest, and how long they take. To add up 4 more splits is
-    /// counted as a block.
+    fn splits_of(
+        kernel: &'static str,
+        tile: Tile,
+        product: Product,
+        card: Card,
+    ) -> impl Iterator<Item = Self> {
+        const MOST: usize = 64;
+        let splits = 1..=product.sum.div_ceil(Self::BLOCK).clamp(1, MOST);
+        splits.map(move |splits| Self::split(kernel, tile, product, splits, card))
+    }
+    fn soonest(tilings: impl Iterator<Item = Self>) -> Self {
+        tilings.min_by_key(|tiling| tiling.cycles).expect("there is a tile")
+    }
+    /// In so many splits, or fewer where these are whole blocks. To add up a split is counted as 128 cycles.
     fn split(
         kernel: &'static str,
         tile: Tile,
         Product { shape, sum, .. }: Product,
-        processors: usize,
-    ) -> (Self, usize) {
-        const MOST: usize = 64;
-        let (blocks, tiles) = (sum.div_ceil(Self::BLOCK), tile.count(shape));
-        let time =
-            |splits: usize| tile.time(tiles * splits, blocks.div_ceil(splits), processors) + 10 * splits / 4;
-        let splits = (1..=blocks.clamp(1, MOST)).min_by_key(|&n| time(n)).unwrap_or(1);
-        let each = blocks.div_ceil(splits) * Self::BLOCK;
-        (Tiling { kernel, tile, tiles, each, splits: sum.div_ceil(each) }, time(splits))
+        splits: usize,
+        card: Card,
+    ) -> Self {
+        let blocks = sum.div_ceil(Self::BLOCK).div_ceil(splits).max(1);
+        let (each, tiles) = (blocks * Self::BLOCK, tile.count(shape));
+        let splits = sum.div_ceil(each).max(1);
+        let cycles = tile.cycles(tiles * splits, blocks, card.processors) + 128 * (splits - 1);
+        Tiling { kernel, tile, tiles, each, splits, cycles }
+    }
+    /// Cycles that the kernel takes, by the model of [`Tile::cycles`].
+    pub(super) fn cycles(&self) -> usize {
+        self.cycles
     }
     /// Elements of the sum that a split takes, whole blocks where there are several.
     pub(super) fn each(&self) -> usize {
@@ -172,7 +226,7 @@ impl Tiling {
     }
     /// The right operand b.
     pub(super) fn right(&self, s: &Stream, b: Matrix) -> Result<Arg> {
-        self.operand(s, b, self.tile.shape()[1])
+        self.operand(s, b, self.tile.shape()[1] / self.tile.cluster())
     }
     fn operand(&self, s: &Stream, Matrix { at, shape, lies }: Matrix, rows: usize) -> Result<Arg> {
         if !self.tile.hopper() {
@@ -185,7 +239,7 @@ impl Tiling {
     pub(super) fn launch(&self, s: &Stream, args: &[Arg]) -> Result<()> {
         let &Tiling { kernel, tile, tiles, splits, .. } = self;
         let (grid, block) = if tile.hopper() {
-            ([(tiles * splits).min(s.processors()), 1, 1], 384)
+            ([CLUSTER * (tiles * splits).min(tile.at_a_time(s.card().processors)), 1, 1], 384)
         } else {
             ([tiles, splits, 1], 128)
         };
@@ -197,20 +251,23 @@ impl Tiling {
 mod tests {
     use super::*;
 
-    const TILES: [Tile; 4] = [Tile::Large, Tile::Small, Tile::Wide, Tile::Narrow];
+    const WIDE: Tile = Tile::Wide { leaving: 1300 };
+    const NARROW: Tile = Tile::Narrow { leaving: 1300 };
+    const TILES: [Tile; 5] = [Tile::Large, Tile::Small, WIDE, NARROW, Tile::PingPong { leaving: 5000 }];
 
     fn split(tile: Tile, shape: [usize; 2], sum: usize) -> Tiling {
-        Tiling::split("", tile, Product { shape, sum, in_vectors: true }, 132).0
+        let product = Product { shape, sum, in_vectors: true };
+        Tiling::soonest(Tiling::splits_of("", tile, product, Card::H200))
     }
 
     /// The weight gradients of a block of width 768 on a card of 132 processors: how full its waves are.
     #[test]
     fn splits_fill_a_card() {
         const ROWS: usize = 64 * 256;
-        for tile in [Tile::Large, Tile::Wide, Tile::Narrow] {
+        for tile in [Tile::Large, WIDE, NARROW] {
             for [n, k] in [[768, 768], [2304, 768], [3072, 768], [768, 3072]] {
                 let tiling = split(tile, [n, k], ROWS);
-                let places = tile.at_a_time() * 132;
+                let places = tile.at_a_time(Card::H200.processors);
                 let waves = (tiling.tiles * tiling.splits).div_ceil(places);
                 let full = (tiling.tiles * ROWS) as f64 / (waves * tiling.each * places) as f64;
                 assert!(full > 0.8, "{tile:?} {n} x {k}: {waves} waves, {:.0} % full", 100.0 * full);
@@ -239,7 +296,8 @@ mod tests {
     #[test]
     fn rings_fit_a_multiprocessor() {
         for tile in TILES {
-            assert!(tile.at_a_time() * (tile.shared() + 1024) <= 228 << 10, "{tile:?}: {}", tile.shared());
+            let blocks = if tile.hopper() { 1 } else { 2 };
+            assert!(blocks * (tile.shared() + 1024) <= 228 << 10, "{tile:?}: {}", tile.shared());
         }
     }
 }

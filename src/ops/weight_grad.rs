@@ -1,14 +1,18 @@
 //! The gradients of a linear layer's weights and biases, for whatever gives its rows.
-use super::tiling::{self, Kernels, Lies, Product, Tiling, in_vectors};
+use super::tiling::{self, Half, Hopper, Kernels, Lies, Product, Tiling, in_vectors};
 use super::{ROWS, column_sum};
-use crate::machine::cuda::{Arg, Launch, Ptr, Result, Stream};
+use crate::machine::cuda::{Arg, Card, Launch, Ptr, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, gemm};
 use crate::tape::{Adjoint, Tape, Tensor};
 use rayon::prelude::*;
 
 const LINEAR_WEIGHT_GRAD: Kernels = Kernels {
     portable: ["linear_weight_grad", "linear_weight_grad_small"],
-    hopper: Some(["linear_weight_grad_wide", "linear_weight_grad_narrow"]),
+    hopper: Some(Hopper {
+        wide: "linear_weight_grad_wide",
+        half: Half::Narrow("linear_weight_grad_narrow"),
+        leaving: 1300,
+    }),
 };
 
 /// The gradients of weights `w`, of `n k` elements, and biases `b: [n]` from `dy: [rows, n]` and rows `x:
@@ -56,10 +60,10 @@ impl WeightGrad {
         column_sum(partial, db);
     }
     /// How kernels split it.
-    pub(super) fn split(&self, s: &Stream) -> Split {
+    pub(super) fn split(&self, card: Card) -> Split {
         let &WeightGrad { rows, n, k, .. } = self;
         let product = Product { shape: [n, k], sum: rows, in_vectors: in_vectors(n, k) };
-        Split { grad: *self, tiling: Tiling::of_split(s, LINEAR_WEIGHT_GRAD, product) }
+        Split { grad: *self, tiling: Tiling::of_split(card, LINEAR_WEIGHT_GRAD, product) }
     }
 }
 
@@ -75,6 +79,10 @@ impl Split {
     /// Numbers in a part, whole vectors of 4; a single one needs no room.
     fn stride(&self) -> usize {
         if self.tiling.splits() == 1 { 0 } else { (self.grad.n * (self.grad.k + 1)).next_multiple_of(4) }
+    }
+    /// Cycles that its kernel takes, by the model of tilings.
+    pub(super) fn cycles(&self) -> usize {
+        self.tiling.cycles()
     }
     /// Bytes of all parts.
     pub(super) fn bytes(&self) -> usize {

@@ -23,6 +23,10 @@ pub trait Op: Define<f32> + Define<f64> + fmt::Debug + Send + Sync {
     fn flops(&self) -> u64 {
         0
     }
+    /// Cycles that its kernels take on `card` by a model of them; nothing where there is none.
+    fn cycles(&self, _card: cuda::Card) -> Option<usize> {
+        None
+    }
     /// The operation's name, for traces and tables: the type's.
     fn name(&self) -> &'static str {
         let path = type_name::<Self>();

@@ -137,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-      ptx::tma_store_2d(&y_map, 0, t * TILE, ptx::smem_u32(buffer));
+      ptx::tma_store_3d(&y_map, 0, t * TILE, 0, ptx::smem_u32(buffer));
       ptx::tma_store_commit();
     }
   }

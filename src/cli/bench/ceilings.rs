@@ -1,7 +1,8 @@
 //! What a machine can reach at best, measured before anything is compared with it.
 use crate::cases::timed::Kind;
+use crate::machine::cuda::{self, Card};
 use crate::machine::philox::{Philox, Purpose};
-use crate::machine::{Driver, Into, Mat, MatMut, Memory, Threads, cuda, gemm};
+use crate::machine::{Driver, Into, Mat, MatMut, Memory, Threads, gemm};
 use crate::ops;
 use crate::program::{Cuda, Device, Machine};
 use crate::tape::{Dtype, Tape};
@@ -32,6 +33,10 @@ impl Ceilings {
     /// Microseconds of its bytes.
     pub(super) fn us_memory(&self, kind: &Kind) -> Option<f64> {
         self.gbs.map(|gbs| kind.bytes as f64 / gbs / 1e3)
+    }
+    /// The clock at which an H200's tensor cores multiply that fast.
+    pub(super) fn mhz(&self) -> f64 {
+        1e3 * self.gflops / (Card::H200.processors * Card::FLOP_PER_CYCLE) as f64
     }
     pub(super) fn measure(device: &Device) -> cuda::Result<Ceilings> {
         match device {

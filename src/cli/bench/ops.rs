@@ -106,6 +106,9 @@ pub(super) struct Floor {
     kind: Kind,
     us_products: f64,
     us_memory: f64,
+    /// What the model of its kernels expects of them, nothing measured; where there is none, or memory takes longer, the
+    /// floor.
+    us_expected: f64,
 }
 
 impl Floor {
@@ -121,7 +124,9 @@ impl Floor {
 pub(super) fn floors(step: &TrainingStep, ceilings: Ceilings) -> Vec<Floor> {
     let floor = |kind: Kind| {
         let (us_products, us_memory) = (ceilings.us_products(&kind), ceilings.us_memory(&kind));
-        Floor { us_products, us_memory: us_memory.unwrap_or(0.0), kind }
+        let us_memory = us_memory.unwrap_or(0.0);
+        let us_model = kind.cycles.map_or(0.0, |cycles| cycles as f64 / ceilings.mhz());
+        Floor { us_products, us_memory, us_expected: us_products.max(us_memory).max(us_model), kind }
     };
     let mut floors: Vec<Floor> = step.kinds(WIDTHS).into_iter().map(floor).collect();
     floors.sort_by(|a, b| b.of_step().total_cmp(&a.of_step()));
@@ -130,14 +135,23 @@ pub(super) fn floors(step: &TrainingStep, ceilings: Ceilings) -> Vec<Floor> {
 
 pub(super) fn print_floors(floors: &[Floor]) {
     let total: f64 = floors.iter().map(Floor::of_step).sum();
+    let expected: f64 = floors.iter().map(|f| f.us_expected * f.kind.times as f64).sum();
     println!(
-        "{:20} {:34} {:>5} {:>10} {:>10} {:>10} {:>7} {:>9}",
-        "operation", "largest read -> largest write", "times", "MFLOP", "KB", "us floor", "share", "bound by"
+        "{:20} {:34} {:>5} {:>10} {:>10} {:>10} {:>7} {:>9} {:>11}",
+        "operation",
+        "largest read -> largest write",
+        "times",
+        "MFLOP",
+        "KB",
+        "us floor",
+        "share",
+        "bound by",
+        "us expected"
     );
     for floor in floors {
         let kind = &floor.kind;
         println!(
-            "{:20} {:34} {:5} {:10.1} {:10.1} {:10.2} {:6.1}% {:>9}",
+            "{:20} {:34} {:5} {:10.1} {:10.1} {:10.2} {:6.1}% {:>9} {:11.2}",
             kind.name,
             kind.shape(),
             kind.times,
@@ -146,7 +160,10 @@ pub(super) fn print_floors(floors: &[Floor]) {
             floor.us(),
             100.0 * floor.of_step() / total,
             if floor.us_products > floor.us_memory { "products" } else { "memory" },
+            floor.us_expected,
         );
     }
-    println!("all: {total:.0} us");
+    println!(
+        "all: {total:.0} us; expected, by a model of the kernels of linear layers, all else at its floor: {expected:.0} us"
+    );
 }
