@@ -17,7 +17,7 @@ struct Expected {
 }
 
 const PRODUCTS: [&str; 4] = ["HMMA.16816.F32.BF16", "LDSM.16.M", "LDGSTS", "STG.E.128"];
-const HOPPER: [&str; 6] = [
+const HOPPER: [&str; 7] = [
     "HGMMA.64x",
     "UTMALDG.2D.MULTICAST",
     "UCGABAR_ARV",
