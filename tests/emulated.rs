@@ -19,6 +19,7 @@ use gyrus::train::{
     pretrain::{Learn, pretrain},
 };
 use half::{bf16, f16};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -76,6 +77,28 @@ fn cases_agree_with_their_definitions_2() {
 #[test]
 fn cases_agree_with_their_definitions_3() {
     share(3, 4);
+}
+
+/// A kernel that no case comes to is compared with nothing.
+#[test]
+fn every_kernel_belongs_to_a_case() {
+    let mut launched = BTreeSet::new();
+    let devices: [fn(Emulator) -> Emulator; 2] = [|emulator| emulator, Emulator::before_hopper];
+    for device in devices {
+        let emulator = Rc::new(device(Emulator::new(Schedule::default())));
+        for case in cases::table() {
+            Cuda::new(emulator.clone(), cases::gradcheck::program(&case), &[]).unwrap();
+        }
+        launched.extend(emulator.kernels());
+    }
+    let sources = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels")).unwrap();
+    let sources =
+        sources.map(|file| file.unwrap().path()).filter(|path| path.extension().is_some_and(|e| e == "cu"));
+    let text: String = sources.map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    let there = text.lines().filter_map(|line| line.strip_prefix("EMU_KERNEL"));
+    let names = there.map(|line| line.split(['(', ',', ')']).nth(1).unwrap());
+    let alone: Vec<&str> = names.filter(|n| !n.starts_with("conform_") && !launched.contains(*n)).collect();
+    assert!(alone.is_empty(), "{alone:?}");
 }
 
 /// A masked autoencoder in training, on any machine.

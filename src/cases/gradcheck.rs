@@ -57,6 +57,11 @@ pub fn check(case: &Case) -> Outcome {
     }
 }
 
+/// The program of a case with its backward pass.
+pub fn program(case: &Case) -> Tape {
+    Differentiated::of(case).recorder.tape
+}
+
 /// A case with its backward pass.
 pub(super) struct Differentiated {
     pub(super) recorder: Recorder,

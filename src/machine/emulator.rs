@@ -127,6 +127,10 @@ impl Emulator {
     pub fn with_memory(self, memory: usize) -> Self {
         Emulator { memory, ..self }
     }
+    /// The kernels that it has been asked for.
+    pub fn kernels(&self) -> Vec<String> {
+        self.names.borrow().iter().map(|name| name.to_string_lossy().into_owned()).collect()
+    }
     fn used(&self) -> usize {
         self.allocated.borrow().values().map(Layout::size).sum()
     }
