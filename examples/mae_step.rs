@@ -29,7 +29,14 @@ fn main() -> Result<()> {
     let loss = mae.record(&mut t, &inputs).losses[0].loss;
 
     // 2. Differentiate: the gradient is more operations on the same tape, and so is the optimiser.
-    let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
+    let recipe = Recipe {
+        betas: [0.9, 0.95],
+        weight_decay: 0.05,
+        clip: 1.0,
+        ema: 0.0,
+        accumulate: 1,
+        recompute: false,
+    };
     let optimiser = Optimiser::record(&mut t, &[(loss, 1.0)], recipe, |_| 1.0);
 
     // 3. Plan: every tensor gets its place in one allocation, the last there will be.

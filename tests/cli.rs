@@ -145,6 +145,26 @@ fn a_killed_run_goes_on_to_the_same_bits() {
     }
 }
 
+/// Neither from the start nor when a run that kept everything goes on.
+#[test]
+fn recomputing_changes_no_bit_of_a_run() {
+    let folder = prepared();
+    gyrus(&folder, &format!("{PRETRAIN}2 --out kept")).success();
+    gyrus(&folder, &format!("{PRETRAIN}2 --recompute --out recomputed")).success();
+    assert!(text(&folder, "kept/config.toml").contains("recompute = false"));
+    assert!(text(&folder, "recomputed/config.toml").contains("recompute = true"));
+    for (from, line) in [("kept", "--out kept-age"), ("recomputed", "--recompute --out recomputed-age")] {
+        gyrus(&folder, &format!("{FINETUNE}1 --from {from} {line}")).success();
+    }
+    gyrus(&folder, "pretrain cache --out kept --resume --recompute").success();
+    for (kept, recomputed) in [("kept", "recomputed"), ("kept-age", "recomputed-age")] {
+        for file in ["metrics.jsonl", "model.safetensors", "last.safetensors"] {
+            let bytes = |run: &str| fs::read(folder.path().join(run).join(file)).unwrap();
+            assert!(bytes(kept) == bytes(recomputed), "{file} of {recomputed} differs");
+        }
+    }
+}
+
 /// `volume` with its axes in the order x = old y, y = old z, z = old x, the first one running backwards.
 fn turned(volume: &Volume) -> Volume {
     let [nx, ny, nz] = volume.shape;

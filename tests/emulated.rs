@@ -122,7 +122,9 @@ struct Inputs {
 }
 
 /// The whole of a training step, from stored volumes to updated weights: its inputs, its loss, what to keep.
-fn program(mae: &Mae, batch: usize) -> (Tape, Inputs, Tensor, Optimiser, Vec<Tensor>) {
+type Program = (Tape, Inputs, Tensor, Optimiser, Vec<Tensor>);
+
+fn program(mae: &Mae, batch: usize, recompute: bool) -> Program {
     let (mut t, [x, y, z]) = (Tape::default(), mae.encoder.grid);
     let inputs = Inputs {
         stored: t.input_as(&[batch, 1, x, y, z], Dtype::Stored),
@@ -134,7 +136,8 @@ fn program(mae: &Mae, batch: usize) -> (Tape, Inputs, Tensor, Optimiser, Vec<Ten
     let volume = ops::augment(&mut t, inputs.stored, inputs.affine, inputs.shading, inputs.noise);
     let seen = mae.masked(&mut t, volume, inputs.streams, None, Weight::Foreground);
     let loss = mae.record(&mut t, &seen).losses[0].loss;
-    let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
+    let recipe =
+        Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1, recompute };
     let optimiser = Optimiser::record(&mut t, &[(loss, 1.0)], recipe, |_| 1.0);
     let kept = [optimiser.kept(), vec![loss]].concat();
     (t, inputs, loss, optimiser, kept)
@@ -142,7 +145,14 @@ fn program(mae: &Mae, batch: usize) -> (Tape, Inputs, Tensor, Optimiser, Vec<Ten
 
 impl<M: Machine> Training<M> {
     fn new(mae: Mae, batch: usize, machine: impl FnOnce(Tape, &[Tensor]) -> M) -> Self {
-        let (tape, inputs, loss, optimiser, kept) = program(&mae, batch);
+        Self::of(program(&mae, batch, false), mae, batch, machine)
+    }
+    fn of(
+        (tape, inputs, loss, optimiser, kept): Program,
+        mae: Mae,
+        batch: usize,
+        machine: impl FnOnce(Tape, &[Tensor]) -> M,
+    ) -> Self {
         let weights = first_weights(&tape, &mae.encoder, 1);
         let mut machine = machine(tape, &kept);
         for (name, array) in weights {
@@ -221,6 +231,19 @@ fn a_small_training_run_gives_the_same_bits_under_any_schedule() {
     assert!(losses.iter().all(|l| *l == losses[0]));
 }
 
+/// What kernels compute again has the bits it had before.
+#[test]
+fn recomputing_gives_the_same_bits() {
+    let [kept, recomputed] = [false, true].map(|recompute| {
+        let program = program(&small(), 2, recompute);
+        let machine = |tape, keep: &[Tensor]| Cuda::new(emulator(SCHEDULES[0]), tape, keep).unwrap();
+        let mut training = Training::of(program, small(), 2, machine);
+        let losses: Vec<f64> = (0..3).map(|i| training.step(i)).collect();
+        (losses, training.machine.weights().unwrap())
+    });
+    assert!(kept == recomputed);
+}
+
 #[test]
 fn a_trace_shows_what_every_operation_wrote() {
     let mut training =
@@ -236,7 +259,7 @@ fn a_trace_shows_what_every_operation_wrote() {
 #[test]
 fn too_large_a_program_is_refused_with_numbers() {
     let mae = Preset::Large.mae(t1w(), [160, 192, 160], 16);
-    let (tape, .., kept) = program(&mae, 8);
+    let (tape, .., kept) = program(&mae, 8, false);
     let error = Cuda::new(emulator(SCHEDULES[0]), tape, &kept).err().unwrap();
     let cuda::Error::OutOfMemory { asked, free, .. } = error else { panic!("{error}") };
     assert!(asked > free);

@@ -4,10 +4,11 @@ use gyrus::cases::controls::sharing;
 use gyrus::machine::{Mem, Real};
 use gyrus::model::{Encoder, Mae, Shape};
 use gyrus::ops;
-use gyrus::program::plan::{Life, Widths, lifetimes, plan};
+use gyrus::program::plan::{Life, Plan, Widths, lifetimes, meet, plan};
 use gyrus::program::{Cpu, backward, flatten};
 use gyrus::tape::{Define, Io, Op, Role, Tape, Tensor};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 /// Writes 1 + the sum of the first elements of what it reads into every element of what it writes.
 #[derive(Debug)]
@@ -34,12 +35,13 @@ impl<F: Real> Define<F> for Mix {
     }
 }
 
-/// One operation of a random program: how long its output is, which tensors before it it reads (by distance), and
-/// whether the output is kept.
-type Line = (usize, Vec<usize>, bool);
+/// One operation of a random program: how long its output is, which tensors before it it reads (by distance), whether
+/// the output is kept, and which operation before it runs again right after it (by distance), if any.
+type Line = (usize, Vec<usize>, bool, Option<usize>);
 
 fn lines() -> impl Strategy<Value = Vec<Line>> {
-    let line = (1..200_usize, prop::collection::vec(0..12_usize, 0..4), prop::bool::weighted(0.1));
+    let reads = prop::collection::vec(0..12_usize, 0..4);
+    let line = (1..200_usize, reads, prop::bool::weighted(0.1), prop::option::weighted(0.3, 1..20_usize));
     prop::collection::vec(line, 1..40)
 }
 
@@ -48,7 +50,7 @@ fn program(lines: &[Line]) -> (Tape, Vec<Tensor>) {
     let mut t = Tape::default();
     let mut tensors = vec![t.input(&[3])];
     let mut keep = Vec::new();
-    for (len, distances, kept) in lines {
+    for (len, distances, kept, again) in lines {
         let near = distances.iter().filter_map(|d| tensors.len().checked_sub(d + 1));
         let mut reads: Vec<Tensor> = near.map(|i| tensors[i]).collect();
         reads.sort_unstable();
@@ -57,6 +59,10 @@ fn program(lines: &[Line]) -> (Tape, Vec<Tensor>) {
         t.push(Mix { reads, write });
         tensors.push(write);
         keep.extend(kept.then_some(write));
+        let end = t.ops().len();
+        if let Some(i) = again.and_then(|distance| end.checked_sub(distance + 1)) {
+            t.run_again(end, vec![Arc::clone(&t.ops()[i])]);
+        }
     }
     (t, keep)
 }
@@ -101,6 +107,36 @@ proptest! {
     }
 }
 
+/// `x` is written, read, written again and read again; `y` is written and read in between.
+#[test]
+fn memory_is_free_between_two_lives() {
+    let mut t = Tape::default();
+    let [x, y, z] = [(); 3].map(|()| t.temp(&[100]));
+    let sum = t.temp(&[1]);
+    for (reads, write) in
+        [(vec![], x), (vec![x], sum), (vec![], y), (vec![y], z), (vec![], x), (vec![x, z], sum)]
+    {
+        t.push(Mix { reads, write });
+    }
+    let life = |from, to| Life { from, to };
+    let lives = lifetimes(&t, &[]);
+    assert_eq!(lives[x.index()], [life(0, 1), life(4, 5)]);
+    assert_eq!(lives[y.index()], [life(2, 3)]);
+    assert_eq!(lifetimes(&t, &[x])[x.index()], [life(0, 6)], "what is kept has one life");
+    let plan_of = |t: &Tape, lives| plan(t, lives, Widths::host::<f32>());
+    let at = |plan: &Plan, t: Tensor| plan.spans[t.index()].at;
+    let shared = plan_of(&t, &lives);
+    assert_eq!(at(&shared, x), at(&shared, y));
+    assert_ne!(at(&shared, x), at(&shared, z));
+    let mut parted = t.clone();
+    let part = parted.temp(&[10]);
+    parted.place(part, x, 0);
+    let lives = lifetimes(&parted, &[]);
+    assert_eq!(lives[x.index()], [life(0, 5)], "what has parts has one life");
+    let apart = plan_of(&parted, &lives);
+    assert_ne!(at(&apart, x), at(&apart, y));
+}
+
 /// Bytes of the arena of a masked autoencoder of twelve blocks, of the temporaries alive at the worst moment, and
 /// of all temporaries.
 fn arena(train: bool) -> [usize; 3] {
@@ -128,13 +164,15 @@ fn arena(train: bool) -> [usize; 3] {
     let lives = lifetimes(&t, &[m.losses[0].loss]);
     let plan = plan(&t, &lives, Widths::host::<f32>());
     assert!(sharing(&t, &plan, &lives).is_empty());
-    let alive: Vec<(usize, Life)> = t
+    let alive: Vec<(usize, &[Life])> = t
         .with_role(Role::Temp)
-        .filter(|&x| t.info(x).part.is_none())
-        .filter_map(|x| Some((plan.spans[x.index()].len.next_multiple_of(64), lives[x.index()]?)))
+        .filter(|&x| t.info(x).part.is_none() && !lives[x.index()].is_empty())
+        .map(|x| (plan.spans[x.index()].len.next_multiple_of(64), &lives[x.index()][..]))
         .collect();
-    let at =
-        |op: usize| alive.iter().filter(|(_, l)| l.from <= op && op <= l.to).map(|(bytes, _)| bytes).sum();
+    let at = |op: usize| {
+        let here = [Life { from: op, to: op }];
+        alive.iter().filter(|(_, lives)| meet(lives, &here)).map(|(bytes, _)| bytes).sum()
+    };
     let peak = (0..t.ops().len()).map(at).max().unwrap();
     [plan.bytes - plan.kept, peak, alive.iter().map(|(bytes, _)| bytes).sum()]
 }

@@ -3,7 +3,7 @@ use super::gradcheck::GRADIENT_BOUND;
 use super::{Case, Recorder, check};
 use crate::machine::{Mem, Real};
 use crate::ops;
-use crate::program::plan::{Life, Plan, Widths, lifetimes, plan};
+use crate::program::plan::{Life, Plan, Widths, lifetimes, meet, plan};
 use crate::program::{Cpu, backward};
 use crate::tape::{Adjoint, Define, Io, Op, Role, Tape, Tensor};
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
@@ -247,12 +247,12 @@ fn block() -> (Recorder, Vec<Tensor>) {
     (r, gradients.into_values().chain([y]).collect())
 }
 
-/// Lifetimes of which those that span several operations end one too early.
-fn shortened(lives: &[Option<Life>], tape: &Tape) -> Vec<(usize, Life)> {
+/// Lives of temporaries that span several operations, and can so end one too early: the tensor, and which of its lives.
+fn long_lives(lives: &[Vec<Life>], tape: &Tape) -> Vec<[usize; 2]> {
     let temporaries = tape.with_role(Role::Temp).map(Tensor::index);
-    let lives = temporaries.filter_map(|t| Some((t, lives[t]?)));
-    let spans = lives.filter(|(_, l)| l.from < l.to && l.to < tape.ops().len());
-    spans.map(|(t, l)| (t, Life { to: l.to - 1, ..l })).collect()
+    let all = temporaries.flat_map(|t| (0..lives[t].len()).map(move |which| [t, which]));
+    let long = |life: Life| life.from < life.to && life.to < tape.ops().len();
+    all.filter(|&[t, which]| long(lives[t][which])).collect()
 }
 
 /// Each life in turn ends too early: NaN reaches an output, or, where the planner has given the memory away
@@ -261,9 +261,9 @@ fn short_life_read() -> Control {
     let (r, outputs) = block();
     let lives = lifetimes(&r.tape, &outputs);
     let (mut poisoned, mut refused, mut missed) = (0, 0, 0);
-    for (t, life) in shortened(&lives, &r.tape) {
+    for [t, which] in long_lives(&lives, &r.tape) {
         let mut lives = lives.clone();
-        lives[t] = Some(life);
+        lives[t][which].to -= 1;
         let run = refusal(|| {
             let mut cpu = Cpu::<f64>::poisoned(r.tape.clone(), &lives);
             r.load(&mut cpu).expect("a host does not fail");
@@ -290,7 +290,7 @@ fn short_life_shared() -> Control {
     let (r, outputs) = block();
     let lives = lifetimes(&r.tape, &outputs);
     let mut believed = lives.clone();
-    shortened(&lives, &r.tape).into_iter().for_each(|(t, life)| believed[t] = Some(life));
+    long_lives(&lives, &r.tape).into_iter().for_each(|[t, which]| believed[t][which].to -= 1);
     let sharing = sharing(&r.tape, &plan(&r.tape, &believed, Widths::host::<f32>()), &lives).len();
     Control {
         fault: "every temporary's life ends one operation too early",
@@ -302,17 +302,17 @@ fn short_life_shared() -> Control {
 
 /// Pairs of tensors that share bytes in `plan` although both are alive by `lives`, or are kept between runs; parts
 /// of others are left out.
-pub fn sharing(tape: &Tape, plan: &Plan, lives: &[Option<Life>]) -> Vec<[Tensor; 2]> {
-    let always = Life { from: 0, to: usize::MAX };
-    let life = |t: Tensor| if tape.info(t).role == Role::Temp { lives[t.index()] } else { Some(always) };
-    let whole = (0..tape.tensors().len()).map(Tensor::at).filter(|&t| tape.info(t).part.is_none());
-    let alive: Vec<(Tensor, Life)> = whole.filter_map(|t| Some((t, life(t)?))).collect();
+pub fn sharing(tape: &Tape, plan: &Plan, lives: &[Vec<Life>]) -> Vec<[Tensor; 2]> {
+    let always = [Life { from: 0, to: usize::MAX }];
+    let lives = |t: Tensor| if tape.info(t).role == Role::Temp { &lives[t.index()][..] } else { &always };
+    let whole: Vec<Tensor> =
+        (0..tape.tensors().len()).map(Tensor::at).filter(|&t| tape.info(t).part.is_none()).collect();
     let mut pairs = Vec::new();
-    for (i, &(a, life_a)) in alive.iter().enumerate() {
-        for &(b, life_b) in &alive[..i] {
+    for (i, &a) in whole.iter().enumerate() {
+        for &b in &whole[..i] {
             let (x, y) = (plan.spans[a.index()], plan.spans[b.index()]);
             let share = x.at < y.at + y.len && y.at < x.at + x.len;
-            if share && life_a.meets(life_b) {
+            if share && meet(lives(a), lives(b)) {
                 pairs.push([b, a]);
             }
         }

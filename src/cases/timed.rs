@@ -7,10 +7,11 @@ use crate::model::{Mae, Preset, init, mae::random_masking};
 use crate::ops::AgeLoss;
 use crate::program::plan::Widths;
 use crate::program::{Device, Machine, Optimiser, Recipe};
-use crate::tape::{Role, Tape, Tensor};
+use crate::tape::{Op, Role, Tape, Tensor};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 /// What a step trains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
@@ -35,12 +36,14 @@ pub struct Setup {
     pub patch: usize,
     /// Volumes in a step.
     pub batch: usize,
+    /// Whether blocks are computed again for their gradients instead of kept.
+    pub recompute: bool,
 }
 
 impl Setup {
     /// On brains at 2 mm in patches of 16³.
     pub fn new(preset: Preset, mode: Mode, batch: usize) -> Self {
-        Setup { preset, mode, grid: [80, 96, 80], patch: 16, batch }
+        Setup { preset, mode, grid: [80, 96, 80], patch: 16, batch, recompute: false }
     }
     fn mae(&self) -> Mae {
         self.preset.mae(vec!["T1w".into()], self.grid, self.patch)
@@ -49,8 +52,9 @@ impl Setup {
 
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Setup { preset, mode, grid: [x, y, z], patch, batch } = self;
-        write!(f, "{preset:?} {mode:?}, {x}x{y}x{z} in patches of {patch}³, batch {batch}")
+        let Setup { preset, mode, grid: [x, y, z], patch, batch, recompute } = self;
+        let again = if *recompute { ", recomputing" } else { "" };
+        write!(f, "{preset:?} {mode:?}, {x}x{y}x{z} in patches of {patch}³, batch {batch}{again}")
     }
 }
 
@@ -75,7 +79,9 @@ impl TrainingStep {
             Mode::Finetune => finetuning,
         };
         let loss = record(&mut tape, &mut inputs, &setup);
-        let recipe = Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1 };
+        let recompute = setup.recompute;
+        let recipe =
+            Recipe { betas: [0.9, 0.95], weight_decay: 0.05, clip: 1.0, ema: 0.0, accumulate: 1, recompute };
         let optimiser = Optimiser::record(&mut tape, &[(loss, 1.0)], recipe, |_| 1.0);
         TrainingStep { setup, tape, inputs, loss, optimiser }
     }
@@ -103,9 +109,11 @@ impl TrainingStep {
     pub fn loss(&self, machine: &dyn Machine<Real = f32>) -> cuda::Result<f32> {
         Ok(machine.read(self.loss)?[0])
     }
-    /// Multiplications and additions in the step's matrix products.
+    /// Multiplications and additions in the matrix products that the model needs: what is computed again counts once.
     pub fn flops(&self) -> u64 {
-        self.tape.ops().iter().map(|op| op.flops()).sum()
+        let mut seen = HashSet::new();
+        let first = |op: &&Arc<dyn Op>| seen.insert(Arc::as_ptr(op).cast::<()>());
+        self.tape.ops().iter().filter(first).map(|op| op.flops()).sum()
     }
     /// Each kind of operation, by name and the shapes of all it touches, in order of first use.
     /// Bytes are those of elements as wide as `widths` says; matrices of weights count as activations, which is how
@@ -240,5 +248,13 @@ mod tests {
             kinds.iter().for_each(|k| machine.run_ops(k.first..k.first + 1).unwrap());
             assert!(step.loss(&*machine).unwrap().is_finite(), "{mode:?}");
         }
+    }
+
+    #[test]
+    fn what_is_computed_again_counts_once() {
+        let setup = Setup::new(Preset::Tiny, Mode::Pretrain, 1);
+        let [kept, again] = [false, true].map(|recompute| TrainingStep::new(Setup { recompute, ..setup }));
+        assert!(again.tape.ops().len() > kept.tape.ops().len());
+        assert_eq!(again.flops(), kept.flops());
     }
 }

@@ -23,6 +23,10 @@ pub struct Options {
     /// Follow this split: a table with the part of each subject (gyrus data DATASET --split .. --out FILE).
     #[arg(long, value_name = "FILE")]
     pub split: Option<PathBuf>,
+    /// Compute each block again for its gradients instead of keeping its activations: the same result to the bit in less
+    /// memory and more time, so that larger batches fit (train.recompute=true).
+    #[arg(long)]
+    pub recompute: bool,
     /// Go on with the run in RUN from its last checkpoint; the result is the same to the bit.
     #[arg(long)]
     pub resume: bool,
@@ -38,7 +42,7 @@ pub struct Options {
 const SUBJECTS: &str = "subjects.tsv";
 
 /// Makes `folder` for a new run with `settings`, or, to resume, takes up the settings that it holds. Settings are
-/// layered: defaults, `--config`, `--set`.
+/// layered: defaults, `--config`, `--set`, `--recompute`, which a run that is resumed may be given anew.
 ///
 /// # Errors
 /// Settings that are wrong; a folder that holds a run already, or none to resume; files that cannot be written.
@@ -47,7 +51,8 @@ pub(super) fn open<T: Serialize + DeserializeOwned>(
     options: &Options,
     defaults: &T,
 ) -> Result<T, Box<dyn Error>> {
-    let Options { config, sets, resume, split, .. } = options;
+    let Options { config, sets, resume, split, recompute, .. } = options;
+    let recompute: &[String] = if *recompute { &["train.recompute=true".to_owned()] } else { &[] };
     let kept = folder.join("config.toml");
     if *resume {
         if !kept.exists() {
@@ -57,13 +62,13 @@ pub(super) fn open<T: Serialize + DeserializeOwned>(
             let out = "leave out --config, --set and --split";
             return Err(format!("--resume goes on with the run's own settings and split: {out}").into());
         }
-        return Ok(settings::layer(defaults, &[], Some(&kept), &[])?);
+        return Ok(settings::layer(defaults, &[], Some(&kept), recompute)?);
     }
     if kept.exists() {
         let hint = "choose another --out, or go on with --resume";
         return Err(format!("{}: holds a run already; {hint}", folder.display()).into());
     }
-    let settings = settings::layer(defaults, &[], config.as_deref(), sets)?;
+    let settings = settings::layer(defaults, &[], config.as_deref(), &[sets, recompute].concat())?;
     let assignment = split.as_deref().map(Assignment::read).transpose()?;
     create(folder)?;
     if let Some(assignment) = assignment {

@@ -138,7 +138,8 @@ impl Encoder {
     }
 }
 
-/// Records `shape.depth` blocks under `name`, on sequences of these lengths (`[B]`, indices; `None` for all rows).
+/// Records `shape.depth` blocks under `name`, each a segment, on sequences of these lengths (`[B]`, indices; `None` for
+/// all rows).
 pub fn blocks(
     t: &mut Tape,
     name: &str,
@@ -150,7 +151,7 @@ pub fn blocks(
     t.name(x, format!("{name}.0.input"));
     (0..shape.depth).fold(x, |x, i| {
         let drops = drops.get(2 * i..2 * i + 2).map(|d| [d[0], d[1]]);
-        block(t, &format!("{name}.{i}"), x, shape.heads, lengths, drops)
+        t.segment(|t| block(t, &format!("{name}.{i}"), x, shape.heads, lengths, drops))
     })
 }
 

@@ -16,7 +16,7 @@ pub struct Cpu<F> {
     tape: Tape,
     plan: Plan,
     mem: Mem<F>,
-    /// For each operation, the temporaries that nobody reads after it; empty unless they are to be poisoned.
+    /// For each operation, the temporaries whose life ends with it; empty unless they are to be poisoned.
     dead: Vec<Vec<Tensor>>,
     /// For each operation, the activations it writes; empty unless they are to be rounded.
     narrow: Vec<Vec<Tensor>>,
@@ -29,14 +29,16 @@ impl<F: Precision> Cpu<F> {
         let plan = plan::plan(&tape, &lives, Widths::host::<F>());
         Self::planned(tape, plan)
     }
-    /// Like [`new`](Self::new), but fills temporaries with NaN once they are dead by `lives`, so that a wrong
+    /// Like [`new`](Self::new), but fills temporaries with NaN whenever they are dead by `lives`, so that a wrong
     /// lifetime or a forgotten write shows.
-    pub fn poisoned(tape: Tape, lives: &[Option<Life>]) -> Self {
+    pub fn poisoned(tape: Tape, lives: &[Vec<Life>]) -> Self {
         let plan = plan::plan(&tape, lives, Widths::host::<F>());
         let mut dead = vec![Vec::new(); tape.ops().len()];
         for t in tape.with_role(Role::Temp).filter(|&t| tape.info(t).part.is_none()) {
-            if let Some(ends) = lives[t.index()].and_then(|l| dead.get_mut(l.to)) {
-                ends.push(t);
+            for life in &lives[t.index()] {
+                if let Some(ends) = dead.get_mut(life.to) {
+                    ends.push(t);
+                }
             }
         }
         Cpu { dead, ..Self::planned(tape, plan) }

@@ -14,7 +14,7 @@ pub mod plan;
 pub mod trace;
 
 pub use arrays::{Array, Arrays};
-pub use autograd::{Gradients, backward};
+pub use autograd::{Gradients, backward, backward_recomputing};
 pub use cpu::Cpu;
 pub use cuda::Cuda;
 pub use device::Device;

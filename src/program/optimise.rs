@@ -1,6 +1,6 @@
 //! The half of a training step that follows the loss: backward, accumulation, clipping, AdamW, moving average.
 use super::flat::{Flat, decays, flatten};
-use super::{Array, Arrays, Machine, backward};
+use super::{Array, Arrays, Machine, backward, backward_recomputing};
 use crate::machine::{Real, cuda::Result};
 use crate::ops::optimiser::{AdamConstants, Clip, Moments, accumulate, adamw, ema, grad_norm};
 use crate::tape::{Tape, Tensor};
@@ -18,6 +18,9 @@ pub struct Recipe {
     pub ema: f64,
     /// Batches whose gradients are averaged into one update.
     pub accumulate: usize,
+    /// Whether what a segment computes is computed again for its gradients instead of kept: the same update to the bit,
+    /// in less memory and more time.
+    pub recompute: bool,
 }
 
 /// A recorded optimiser: operations `0..forward` compute the loss, those to `update` its gradients, the rest the
@@ -48,7 +51,8 @@ impl Optimiser {
         let forward = t.ops().len();
         let dlosses: Vec<(Tensor, f64)> = losses.iter().map(|&(_, share)| (t.input(&[]), share)).collect();
         let seeds: Vec<(Tensor, Tensor)> = losses.iter().zip(&dlosses).map(|(l, d)| (l.0, d.0)).collect();
-        let gradients = backward(t, &seeds);
+        let differentiate = if recipe.recompute { backward_recomputing } else { backward };
+        let gradients = differentiate(t, &seeds);
         let flat = flatten(t, &gradients);
         let len = t.len(flat.params);
         let sum = (recipe.accumulate > 1).then(|| {

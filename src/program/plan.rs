@@ -3,20 +3,18 @@
 use crate::machine::cpu::Span;
 use crate::tape::{Dtype, Io, Role, Tape, Tensor};
 
-/// The operations from which to which a tensor is alive, both included.
+/// The operations from which to which a tensor holds what is still to be read, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Life {
-    /// The first operation that touches it.
+    /// The operation that writes it, or else the first that touches it.
     pub from: usize,
-    /// The last.
+    /// The last that touches it.
     pub to: usize,
 }
 
-impl Life {
-    /// Whether two tensors are alive at the same time.
-    pub fn meets(self, other: Life) -> bool {
-        self.from <= other.to && other.from <= self.to
-    }
+/// Whether two tensors with these lives are ever alive at the same time.
+pub fn meet(a: &[Life], b: &[Life]) -> bool {
+    a.iter().any(|a| b.iter().any(|b| a.from <= b.to && b.from <= a.to))
 }
 
 /// A memory plan for one tape.
@@ -62,32 +60,42 @@ impl Widths {
     }
 }
 
-/// When each tensor is alive; `None` for those that no operation touches. A tensor lives as long as its parts, and
-/// those in `keep` to the end.
-pub fn lifetimes(tape: &Tape, keep: &[Tensor]) -> Vec<Option<Life>> {
+/// The lives of each tensor, in order; none of those that no operation touches. An operation that writes a tensor anew,
+/// without reading it, begins another life of it. Those with parts have one life, which is as long as theirs, and so have
+/// those in `keep`, to the end.
+pub fn lifetimes(tape: &Tape, keep: &[Tensor]) -> Vec<Vec<Life>> {
     lives(tape, keep, |io| io.reads.iter().chain(&io.writes).chain(&io.scratch).copied().collect())
 }
 
 /// [`lifetimes`] on a machine that does without what definitions work in.
-pub fn lifetimes_without_scratch(tape: &Tape, keep: &[Tensor]) -> Vec<Option<Life>> {
+pub fn lifetimes_without_scratch(tape: &Tape, keep: &[Tensor]) -> Vec<Vec<Life>> {
     lives(tape, keep, |io| io.reads.iter().chain(&io.writes).copied().collect())
 }
 
-fn lives(tape: &Tape, keep: &[Tensor], touched: impl Fn(&Io) -> Vec<Tensor>) -> Vec<Option<Life>> {
-    let mut lives: Vec<Option<Life>> = vec![None; tape.tensors().len()];
-    let mut touch = |t: Tensor, i: usize| {
-        let life = lives[whole(tape, t).index()].get_or_insert(Life { from: i, to: i });
-        *life = Life { from: life.from.min(i), to: life.to.max(i) };
+fn lives(tape: &Tape, keep: &[Tensor], touched: impl Fn(&Io) -> Vec<Tensor>) -> Vec<Vec<Life>> {
+    let all = || (0..tape.tensors().len()).map(Tensor::at);
+    let mut one_life = vec![false; tape.tensors().len()];
+    for t in all().filter(|&t| tape.info(t).part.is_some()).chain(keep.iter().copied()) {
+        one_life[whole(tape, t).index()] = true;
+    }
+    let mut lives: Vec<Vec<Life>> = vec![Vec::new(); tape.tensors().len()];
+    let mut touch = |t: Tensor, i: usize, anew: bool| {
+        let t = whole(tape, t).index();
+        match lives[t].last_mut() {
+            Some(life) if one_life[t] || !anew => life.to = i,
+            _ => lives[t].push(Life { from: i, to: i }),
+        }
     };
     for (i, op) in tape.ops().iter().enumerate() {
-        touched(&op.io()).into_iter().for_each(|t| touch(t, i));
+        let io = op.io();
+        touched(&io).into_iter().for_each(|t| touch(t, i, !io.reads.contains(&t)));
     }
-    keep.iter().for_each(|&t| touch(t, tape.ops().len()));
+    keep.iter().for_each(|&t| touch(t, tape.ops().len(), false));
     lives
 }
 
-/// Plans `tape`: temporaries largest first, each at the lowest offset that is free for all its life.
-pub fn plan(tape: &Tape, lives: &[Option<Life>], widths: Widths) -> Plan {
+/// Plans `tape`: temporaries largest first, each at the lowest offset that is free for all its lives.
+pub fn plan(tape: &Tape, lives: &[Vec<Life>], widths: Widths) -> Plan {
     let width = |t: Tensor| widths.of(tape.info(t).dtype);
     let size = |t: Tensor| tape.len(t) * width(t);
     let room = |t: Tensor| size(t).next_multiple_of(widths.align);
@@ -100,15 +108,14 @@ pub fn plan(tape: &Tape, lives: &[Option<Life>], widths: Widths) -> Plan {
         kept += room(t);
     }
 
-    let mut order: Vec<(Tensor, Life)> = roots()
-        .filter(|&t| tape.info(t).role == Role::Temp)
-        .filter_map(|t| Some((t, lives[t.index()]?)))
-        .collect();
-    order.sort_by_key(|&(t, _)| (std::cmp::Reverse(room(t)), t));
-    let mut placed: Vec<(Span, Life)> = Vec::new(); // spans here include their padding
+    let mut order: Vec<Tensor> =
+        roots().filter(|&t| tape.info(t).role == Role::Temp && !lives[t.index()].is_empty()).collect();
+    order.sort_by_key(|&t| (std::cmp::Reverse(room(t)), t));
+    let mut placed: Vec<(Span, &[Life])> = Vec::new(); // spans here include their padding
     let mut end = kept;
-    for (t, life) in order {
-        let mut taken: Vec<Span> = placed.iter().filter(|p| p.1.meets(life)).map(|p| p.0).collect();
+    for t in order {
+        let lives = &lives[t.index()][..];
+        let mut taken: Vec<Span> = placed.iter().filter(|p| meet(p.1, lives)).map(|p| p.0).collect();
         taken.sort_unstable_by_key(|s| s.at);
         let mut at = kept;
         for s in taken {
@@ -118,7 +125,7 @@ pub fn plan(tape: &Tape, lives: &[Option<Life>], widths: Widths) -> Plan {
             at = at.max(s.at + s.len);
         }
         spans[t.index()] = Span { at, len: size(t) };
-        placed.push((Span { at, len: room(t) }, life));
+        placed.push((Span { at, len: room(t) }, lives));
         end = end.max(at + room(t));
     }
 

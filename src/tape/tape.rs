@@ -1,9 +1,11 @@
 //! The recorded program, and what an operation is.
 use super::tensor::{Dtype, Info, Role, Tensor};
 use crate::machine::{Mem, Real, cuda};
-use std::{any::type_name, collections::BTreeMap, fmt, sync::Arc};
+use std::{any::type_name, collections::BTreeMap, fmt, ops::Range, sync::Arc};
 
 /// One step of a program, forward or backward.
+///
+/// What it writes follows from what it reads, and from nothing else: it may be run again for the same numbers.
 ///
 /// An operation is defined by loops that any machine can be held to ([`Define`]), differentiated by recording more
 /// operations ([`vjp`](Op::vjp)), and computed on a GPU by kernels that it launches ([`launch`](Op::launch)).
@@ -87,6 +89,7 @@ impl Io {
 pub struct Tape {
     tensors: Vec<Info>,
     ops: Vec<Arc<dyn Op>>,
+    segments: Vec<Range<usize>>,
 }
 
 impl Tape {
@@ -159,6 +162,27 @@ impl Tape {
     /// Appends an operation.
     pub fn push(&mut self, op: impl Op + 'static) {
         self.ops.push(Arc::new(op));
+    }
+    /// Records what can be [computed again](crate::program::backward_recomputing) rather than kept for its gradients:
+    /// operations that update nothing in place.
+    ///
+    /// # Panics
+    /// When segments are nested.
+    #[track_caller]
+    pub fn segment<R>(&mut self, record: impl FnOnce(&mut Self) -> R) -> R {
+        let (from, before) = (self.ops.len(), self.segments.len());
+        let recorded = record(self);
+        assert_eq!(self.segments.len(), before, "segments in a segment");
+        self.segments.push(from..self.ops.len());
+        recorded
+    }
+    /// The operations of each [segment](Self::segment), in order.
+    pub fn segments(&self) -> &[Range<usize>] {
+        &self.segments
+    }
+    /// Lets `ops`, which are recorded already, run once more before operation number `at`, behind all segments.
+    pub fn run_again(&mut self, at: usize, ops: Vec<Arc<dyn Op>>) {
+        self.ops.splice(at..at, ops);
     }
     /// The operations so far.
     pub fn ops(&self) -> &[Arc<dyn Op>] {

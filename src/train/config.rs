@@ -136,6 +136,9 @@ pub struct Training {
     pub batch: usize,
     /// Batches whose gradients are averaged into one update.
     pub accumulate: usize,
+    /// Whether each block's activations are computed again for its gradients instead of kept: the same updates to the
+    /// bit, in less memory and more time, so that larger batches fit.
+    pub recompute: bool,
     /// Highest learning rate.
     pub lr: f64,
     /// Learning rate at the end.
@@ -170,6 +173,7 @@ impl Training {
             clip: if self.clip > 0.0 { self.clip } else { f64::INFINITY },
             ema: self.ema,
             accumulate: self.accumulate,
+            recompute: self.recompute,
         }
     }
     /// Refuses settings no run can have; `Err` names the key.
@@ -253,6 +257,7 @@ impl Default for Pretrain {
                 steps: 0,
                 batch: 16,
                 accumulate: 1,
+                recompute: false,
                 lr: 5e-4,
                 min_lr: 0.0,
                 warmup_epochs: 15.0,
@@ -284,6 +289,7 @@ impl Default for Finetune {
                 steps: 0,
                 batch: 8,
                 accumulate: 1,
+                recompute: false,
                 lr: 5e-4,
                 min_lr: 1e-6,
                 warmup_epochs: 2.0,

@@ -49,15 +49,18 @@ pub enum Error {
 }
 
 impl Error {
-    /// Of a machine that was asked for with `batch` scans: says how many would fit, where memory is what it lacks.
-    pub(super) fn of_machine(error: cuda::Error, batch: usize) -> Error {
+    /// Of a machine that was asked for with `batch` scans, for a training that recomputes or not: says what would fit,
+    /// where memory is what it lacks.
+    pub(super) fn of_machine(error: cuda::Error, batch: usize, recompute: bool) -> Error {
         let cuda::Error::OutOfMemory { asked, activations, free, .. } = error else { return error.into() };
         let (room, each) = (free.saturating_sub(asked - activations), activations.div_ceil(batch).max(1));
         let advice = match (room / each).min(batch - 1) {
             0 => "not even a batch of one scan would fit: take a smaller model or a coarser grid".to_owned(),
             fits => format!("a batch of {fits} would fit: --set train.batch={fits}"),
         };
-        Error::Memory { source: error, advice }
+        let less =
+            if recompute { "" } else { "; --recompute takes less memory for activations, and more time" };
+        Error::Memory { source: error, advice: advice + less }
     }
 }
 
@@ -75,8 +78,10 @@ mod tests {
             total: 1200,
             device: "a device".into(),
         };
-        let text = |free| Error::of_machine(error(free), 8).to_string();
-        assert!(text(600).ends_with("a batch of 4 would fit: --set train.batch=4"), "{}", text(600));
-        assert!(text(250).contains("not even a batch of one"), "{}", text(250));
+        let text = |free, recompute| Error::of_machine(error(free), 8, recompute).to_string();
+        let [kept, recomputed] = [false, true].map(|recompute| text(600, recompute));
+        assert!(recomputed.ends_with("a batch of 4 would fit: --set train.batch=4"), "{recomputed}");
+        assert!(kept.contains("train.batch=4; --recompute takes less memory"), "{kept}");
+        assert!(text(250, false).contains("not even a batch of one"), "{}", text(250, false));
     }
 }

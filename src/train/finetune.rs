@@ -187,7 +187,8 @@ impl Tuning<'_> {
         let optimiser = Optimiser::record(&mut tape, &losses, settings.train.recipe(), rate);
         let kept = [optimiser.kept(), vec![recorded.loss.loss, recorded.loss.per_sample]].concat();
         let first = init::first_weights(&tape, encoder, settings.train.seed);
-        let mut machine = self.run.device.machine(tape, &kept).map_err(|e| Error::of_machine(e, batch))?;
+        let machine = self.run.device.machine(tape, &kept);
+        let mut machine = machine.map_err(|e| Error::of_machine(e, batch, settings.train.recompute))?;
         machine.load(&first)?;
         if let Some(checkpoint) = self.from {
             checkpoint.load_into(&mut *machine, &["fc_norm.", "head."])?;

@@ -76,7 +76,7 @@ pub fn pretrain(
     let mut machine = run
         .device
         .machine(tape, &[optimiser.kept(), read].concat())
-        .map_err(|error| Error::of_machine(error, batch))?;
+        .map_err(|error| Error::of_machine(error, batch, settings.train.recompute))?;
     machine.load(&first)?;
     inputs.fill_weights(&mut *machine)?;
 

@@ -50,6 +50,10 @@ pub struct Args {
     /// Volumes in a step.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub batch: u16,
+    /// Compute each block again for its gradients instead of keeping its activations, as `gyrus pretrain --recompute`
+    /// does. GFLOP/s leave out what is done twice.
+    #[arg(long)]
+    pub recompute: bool,
     /// The machine that computes.
     #[arg(long, value_name = "auto|cpu|cuda[:N]", default_value_t)]
     pub device: Device,
@@ -90,7 +94,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         return Err(format!("--grid {x} {y} {z} is not a whole number of patches of {}³", args.patch).into());
     }
     let (grid, patch, batch) = ([x, y, z], args.patch, args.batch.into());
-    let setup = |preset, mode| Setup { preset, mode, grid, patch, batch };
+    let setup = |preset, mode| Setup { preset, mode, grid, patch, batch, recompute: args.recompute };
     if args.trace {
         let step = TrainingStep::new(setup(args.preset, args.mode));
         let mut machine = step.machine(&args.device.open()?, false)?;
@@ -206,8 +210,9 @@ mod tests {
     fn args(what: What, device: Device, trace: bool, json: bool) -> Args {
         let json = json.then(|| PathBuf::from("-"));
         let (preset, mode, grid) = (Preset::Tiny, Mode::Pretrain, vec![32, 32, 48]);
-        let ceilings = vec![790.0, 4.3];
-        Args { what, preset, mode, grid, patch: 16, batch: 1, device, steps: 1, ceilings, trace, json }
+        let (patch, batch, steps, ceilings) = (16, 1, 1, vec![790.0, 4.3]);
+        let recompute = what == What::Step;
+        Args { what, preset, mode, grid, patch, batch, recompute, device, steps, ceilings, trace, json }
     }
 
     #[test]

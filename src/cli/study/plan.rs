@@ -6,6 +6,7 @@ use crate::data::Scan;
 use crate::file::write_bytes;
 use crate::study::trial::record::{Drawn, is_done};
 use crate::study::trial::setup::{Setup, Unit};
+use crate::train::config::Training;
 use crate::train::samples::Samples;
 use indicatif::HumanDuration;
 use serde::{Deserialize, Serialize};
@@ -121,11 +122,11 @@ impl Estimate {
     ) -> Result<Estimate, Box<dyn Error>> {
         let threads = (rayon::current_num_threads() / jobs).max(1);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        let batch = setup.study.finetune.train.batch;
-        let time = |mode: Mode, batch: usize| {
-            let model = settings.model;
-            let step =
-                Step { preset: model.preset, mode, grid: setup.scans.grid(), patch: model.patch, batch };
+        let tuning = &setup.study.finetune.train;
+        let time = |mode: Mode, training: &Training| {
+            let (model, grid) = (settings.model, setup.scans.grid());
+            let Training { batch, recompute, .. } = *training;
+            let step = Step { preset: model.preset, mode, grid, patch: model.patch, batch, recompute };
             pool.install(|| -> Result<(Duration, usize), String> {
                 let device = device.open().map_err(|e| e.to_string())?;
                 let step = TrainingStep::new(step);
@@ -141,9 +142,9 @@ impl Estimate {
                 Ok((times[2], machine.bytes()))
             })
         };
-        let (pretraining, most) = time(Mode::Pretrain, settings.train.batch)?;
-        let (fine_tuning, other) = time(Mode::Finetune, batch)?;
-        Ok(Estimate { pretraining, fine_tuning, batch, bytes: most.max(other) })
+        let (pretraining, most) = time(Mode::Pretrain, &settings.train)?;
+        let (fine_tuning, other) = time(Mode::Finetune, tuning)?;
+        Ok(Estimate { pretraining, fine_tuning, batch: tuning.batch, bytes: most.max(other) })
     }
 
     /// What a unit takes that has not begun, with `aged` scans in the cohort.
