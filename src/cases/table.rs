@@ -18,7 +18,8 @@ fn linear() -> Vec<Case> {
     let mut cases = Vec::new();
     // One row; rows that are not a whole number of blocks of 32; extents that are no multiple of a vector. On a GPU: sums
     // longer than the ring of stages, in small tiles and in large ones; rows in several splits of a weight's gradient; on
-    // Hopper wide tiles, more of them than the emulator has processors, and sums longer than both rings.
+    // Hopper more tiles than the emulator has processors, and sums longer than both rings; such long sums that tiles are
+    // wide whatever is done to what they leave.
     for [rows, n, k] in [
         [1, 1, 1],
         [3, 5, 7],
@@ -28,6 +29,7 @@ fn linear() -> Vec<Case> {
         [136, 136, 264],
         [520, 16, 24],
         [136, 520, 456],
+        [8, 264, 1408],
     ] {
         let shape = format!("{rows} x {k} -> {n}");
         let layer = move |r: &mut Recorder| [r.param(&[rows, k]), r.param(&[n, k]), r.param(&[n])];
@@ -72,6 +74,10 @@ fn linear() -> Vec<Case> {
         let age = r.input(&[5]);
         let loss = ops::age_loss(&mut r.tape, pred, age, AgeLoss::L2);
         Outputs { differentiable: vec![loss.loss], other: vec![pred], ..Outputs::default() }
+    }));
+    cases.push(Case::new("linear_real", "136 x 24 -> 136, in large tiles", |r| {
+        let (x, w, b) = (r.param(&[136, 24]), r.param(&[136, 24]), r.param(&[136]));
+        Outputs { other: vec![ops::linear_real(&mut r.tape, x, w, b)], ..Outputs::default() }
     }));
     cases
 }
