@@ -119,7 +119,7 @@ fn boxes_are_stored_within_the_tensor() {
                 let boxes: Vec<u16> = (1..=3 * 64 * 16).collect();
                 let mut expected = vec![0_u16; 2 * ROW * Y];
                 for (i, &element) in boxes.iter().enumerate() {
-                    let place = i / 64 * 64 + if swizzled { i % 64 ^ (i / 64 % 8) * 8 } else { i % 64 };
+                    let place = i / 64 * 64 + if swizzled { (i % 64) ^ ((i / 64 % 8) * 8) } else { i % 64 };
                     let (x, y) = (at[0] as i64 + (place % 64) as i64, at[1] as i64 + (place / 64) as i64);
                     if (0..X as i64).contains(&x) && (0..Y as i64).contains(&y) {
                         expected[(Y + y as usize) * ROW + x as usize] = element;

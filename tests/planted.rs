@@ -99,26 +99,35 @@ const PLANTED: [Planted; 24] = [
         kernel: "planted_store",
         bug: 4,
         run: store,
-        found_by: &[("", "the thread ended with TMA stores under way")],
+        found_by: &[
+            ("", "the thread ended with TMA stores under way"),
+            ("thread", "the thread ended with TMA stores under way"),
+        ],
     },
     Planted { kernel: "planted_cluster", bug: 1, run: cluster, found_by: &[("", WRONG), ("thread", RACE)] },
     Planted {
         kernel: "planted_cluster",
         bug: 2,
         run: cluster,
-        found_by: &[("", "of the cluster has ended, and its shared memory with it")],
+        found_by: &[
+            ("", "of the cluster has ended, and its shared memory with it"),
+            ("thread", "of the cluster has ended, and its shared memory with it"),
+        ],
     },
     Planted {
         kernel: "planted_cluster",
         bug: 3,
         run: cluster,
-        found_by: &[("", "mbarrier: not initialised")],
+        found_by: &[("", "mbarrier: not initialised"), ("thread", "mbarrier: not initialised")],
     },
     Planted {
         kernel: "planted_cluster",
         bug: 4,
         run: cluster,
-        found_by: &[("", "the block ended with TMA loads into its shared memory under way")],
+        found_by: &[
+            ("", "the block ended with TMA loads into its shared memory under way"),
+            ("thread", "the block ended with TMA loads into its shared memory under way"),
+        ],
     },
 ];
 

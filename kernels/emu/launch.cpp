@@ -189,6 +189,13 @@ std::string Worker::run_cluster(const Launch& launch, uint64_t number) {
 
   run_fibers(*cluster);
 
+  // Threads that were left in the middle have ended, too.
+  for (unsigned i = 0; i < launch.cluster * threads; i++) {
+    if (!fibers_[i].finished) {
+      const sanitizer::ActAs thread(fibers_[i].context.actor);
+      sanitizer::release(&launch);
+    }
+  }
   if (cluster->error.empty() && cluster->live > 0) {
     cluster->error = describe_deadlock(*cluster);
   }
@@ -214,6 +221,7 @@ class Progress {
     for (uint64_t number = next_++; number < clusters_; number = next_++) {
       const std::string error = run_cluster(*worker, number);
       if (!error.empty()) {
+        sanitizer::acquire(&launch_);
         worker.reset();
         stop(error);
         return;
