@@ -105,20 +105,8 @@ __device__ __forceinline__ void query_grads(
     if (block > 0) ring.give_back(block - 1);
     to_operand<KEYS>(ds, s);
   };
-  if (blocks > 0) {
-    begin_scores(0);
-    ptx::wgmma_wait<0>();
-    for (int block = 0; block < blocks - 1; block++) {
-      score_grads(block);
-      begin_scores(block + 1);
-      begin_sums(block);
-      ptx::wgmma_wait<1>();  // the scores
-    }
-    hopper::mask<KEYS>(s, (blocks - 1) * KEYS, head.keys);
-    score_grads(blocks - 1);
-    begin_sums(blocks - 1);
-    ptx::wgmma_wait<0>();
-  }
+  for_each_block(blocks, begin_scores, score_grads, begin_sums,
+                 [&] { hopper::mask<KEYS>(s, (blocks - 1) * KEYS, head.keys); });
 
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its queries
   const int h = blockIdx.y;
@@ -193,19 +181,7 @@ __device__ __forceinline__ void key_grads(
     to_operand<QUERIES>(p, s);
     to_operand<QUERIES>(ds, dp);
   };
-  if (blocks > 0) {
-    begin_scores(0);
-    ptx::wgmma_wait<0>();
-    for (int block = 0; block < blocks - 1; block++) {
-      score_grads(block);
-      begin_scores(block + 1);
-      begin_sums(block);
-      ptx::wgmma_wait<1>();  // the scores
-    }
-    score_grads(blocks - 1);
-    begin_sums(blocks - 1);
-    ptx::wgmma_wait<0>();
-  }
+  for_each_block(blocks, begin_scores, score_grads, begin_sums, [] {});
 
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its keys and values
   // Of keys that do not count the sums may be anything, also no numbers.

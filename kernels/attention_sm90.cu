@@ -102,20 +102,8 @@ __device__ __forceinline__ void consume(
     for (int i = 0; i < HEAD_WIDTH / 2; i++) sums[i] *= correction[i / 2 % 2];
     to_operand<KEYS>(p, s);
   };
-  if (blocks > 0) {
-    begin_scores(0);
-    ptx::wgmma_wait<0>();
-    for (int block = 0; block < blocks - 1; block++) {
-      weigh_block(block);
-      begin_scores(block + 1);
-      begin_values(block);
-      ptx::wgmma_wait<1>();  // the scores
-    }
-    hopper::mask<KEYS>(s, (blocks - 1) * KEYS, head.keys);
-    weigh_block(blocks - 1);
-    begin_values(blocks - 1);
-    ptx::wgmma_wait<0>();
-  }
+  for_each_block(blocks, begin_scores, weigh_block, begin_values,
+                 [&] { hopper::mask<KEYS>(s, (blocks - 1) * KEYS, head.keys); });
 
   float inverse[2];
 #pragma unroll

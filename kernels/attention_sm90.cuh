@@ -118,6 +118,28 @@ __device__ __forceinline__ void begin_addition(
   }
 }
 
+// Goes through the blocks of a ring: begins a block's scores, weighs them, and begins the sums that take the
+// weights. The next block's scores are begun before this one's sums, so that the tensor cores are busy while
+// exponentials are taken; the last block's are masked before they are weighed. (As the loop's last turn by a
+// condition, these would make ptxas wait after every product.)
+template <class Scores, class Weigh, class AddUp, class Mask>
+__device__ __forceinline__ void for_each_block(
+    int blocks, const Scores& begin_scores, const Weigh& weigh, const AddUp& begin_sums, const Mask& mask_last) {
+  if (blocks == 0) return;
+  begin_scores(0);
+  ptx::wgmma_wait<0>();
+  for (int block = 0; block < blocks - 1; block++) {
+    weigh(block);
+    begin_scores(block + 1);
+    begin_sums(block);
+    ptx::wgmma_wait<1>();  // the scores
+  }
+  mask_last();
+  weigh(blocks - 1);
+  begin_sums(blocks - 1);
+  ptx::wgmma_wait<0>();
+}
+
 // Sums as the left operand of the next product.
 template <int N>
 __device__ __forceinline__ void to_operand(uint32_t (&a)[N / 16][4], const float (&sum)[N / 2]) {

@@ -2,7 +2,7 @@
 //!
 //! GELU is exact, `gelu(h) = h (1 + erf(h/√2)) / 2`. The layer that reads its value gets the pre-activation `h`
 //! with it ([`Gelu`]), so that its input gradient goes through `gelu'(h)` on the way out.
-use super::tiling::{self, Half, Hopper, Kernels, Lies, Product, Tiling, in_vectors};
+use super::tiling::{self, Half, Kernels, Lies, Product, Tiling, in_vectors};
 use super::weight_grad::WeightGrad;
 use super::{ROWS, row_block};
 use crate::machine::cuda::{Arg, Card, Launch, Ptr, Result, Stream};
@@ -12,43 +12,33 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-pub(super) const LINEAR: Kernels = Kernels {
-    portable: ["linear", "linear_small"],
-    hopper: Some(Hopper { wide: "linear_wide", half: Half::PingPong("linear_pingpong"), leaving: 2000 }),
-};
+pub(super) const LINEAR: Kernels =
+    Kernels::new(["linear", "linear_small"], "linear_wide", Half::PingPong("linear_pingpong"), 2000);
 const LINEAR_REAL: Kernels = Kernels { portable: ["linear_real", "linear_real_small"], hopper: None };
-const LINEAR_GELU: Kernels = Kernels {
-    portable: ["linear_gelu", "linear_gelu_small"],
-    hopper: Some(Hopper {
-        wide: "linear_gelu_wide",
-        half: Half::PingPong("linear_gelu_pingpong"),
-        leaving: 5500,
-    }),
-};
-const LINEAR_RESIDUAL: Kernels = Kernels {
-    portable: ["linear_residual", "linear_residual_small"],
-    hopper: Some(Hopper {
-        wide: "linear_residual_wide",
-        half: Half::PingPong("linear_residual_pingpong"),
-        leaving: 2800,
-    }),
-};
-const LINEAR_INPUT_GRAD: Kernels = Kernels {
-    portable: ["linear_input_grad", "linear_input_grad_small"],
-    hopper: Some(Hopper {
-        wide: "linear_input_grad_wide",
-        half: Half::PingPong("linear_input_grad_pingpong"),
-        leaving: 1500,
-    }),
-};
-const LINEAR_INPUT_GRAD_GELU: Kernels = Kernels {
-    portable: ["linear_input_grad_gelu", "linear_input_grad_gelu_small"],
-    hopper: Some(Hopper {
-        wide: "linear_input_grad_gelu_wide",
-        half: Half::PingPong("linear_input_grad_gelu_pingpong"),
-        leaving: 5000,
-    }),
-};
+const LINEAR_GELU: Kernels = Kernels::new(
+    ["linear_gelu", "linear_gelu_small"],
+    "linear_gelu_wide",
+    Half::PingPong("linear_gelu_pingpong"),
+    5500,
+);
+const LINEAR_RESIDUAL: Kernels = Kernels::new(
+    ["linear_residual", "linear_residual_small"],
+    "linear_residual_wide",
+    Half::PingPong("linear_residual_pingpong"),
+    2800,
+);
+const LINEAR_INPUT_GRAD: Kernels = Kernels::new(
+    ["linear_input_grad", "linear_input_grad_small"],
+    "linear_input_grad_wide",
+    Half::PingPong("linear_input_grad_pingpong"),
+    1500,
+);
+const LINEAR_INPUT_GRAD_GELU: Kernels = Kernels::new(
+    ["linear_input_grad_gelu", "linear_input_grad_gelu_small"],
+    "linear_input_grad_gelu_wide",
+    Half::PingPong("linear_input_grad_gelu_pingpong"),
+    5000,
+);
 
 /// GELU of a linear layer's output, and what it was before.
 #[derive(Clone, Copy, Debug)]

@@ -15,11 +15,11 @@ pub(super) struct Kernels {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Hopper {
     /// With wide tiles.
-    pub(super) wide: &'static str,
+    wide: &'static str,
     /// With tiles of half the width.
-    pub(super) half: Half,
-    /// Instructions of a thread that leaves 128 sums.
-    pub(super) leaving: usize,
+    half: Half,
+    /// Instructions of a thread that leaves 128 sums, as the compiled code has them.
+    leaving: usize,
 }
 
 /// Tiles of half the width, and who makes them.
@@ -29,6 +29,17 @@ pub(super) enum Half {
     Narrow(&'static str),
     /// Each in turn.
     PingPong(&'static str),
+}
+
+impl Kernels {
+    pub(super) const fn new(
+        portable: [&'static str; 2],
+        wide: &'static str,
+        half: Half,
+        leaving: usize,
+    ) -> Self {
+        Kernels { portable, hopper: Some(Hopper { wide, half, leaving }) }
+    }
 }
 
 impl Hopper {

@@ -1,19 +1,17 @@
 //! The gradients of a linear layer's weights and biases, for whatever gives its rows.
-use super::tiling::{self, Half, Hopper, Kernels, Lies, Product, Tiling, in_vectors};
+use super::tiling::{self, Half, Kernels, Lies, Product, Tiling, in_vectors};
 use super::{ROWS, column_sum};
 use crate::machine::cuda::{Arg, Card, Launch, Ptr, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, gemm};
 use crate::tape::{Adjoint, Tape, Tensor};
 use rayon::prelude::*;
 
-const LINEAR_WEIGHT_GRAD: Kernels = Kernels {
-    portable: ["linear_weight_grad", "linear_weight_grad_small"],
-    hopper: Some(Hopper {
-        wide: "linear_weight_grad_wide",
-        half: Half::Narrow("linear_weight_grad_narrow"),
-        leaving: 1300,
-    }),
-};
+const LINEAR_WEIGHT_GRAD: Kernels = Kernels::new(
+    ["linear_weight_grad", "linear_weight_grad_small"],
+    "linear_weight_grad_wide",
+    Half::Narrow("linear_weight_grad_narrow"),
+    1300,
+);
 
 /// The gradients of weights `w`, of `n k` elements, and biases `b: [n]` from `dy: [rows, n]` and rows `x:
 /// [rows, k]`.
