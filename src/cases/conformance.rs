@@ -199,8 +199,8 @@ fn stmatrix() -> Vec<u32> {
     })
 }
 
-/// Boxes of 16 x 64 over the right and the lower edge of the second of two matrices; with 128-byte swizzle the chunk of 16 bytes in column
-/// c of row r lies in column c ^ (r % 8).
+/// Boxes of 16 x 64 over the right and the lower edge of the second of two matrices; with 128-byte swizzle the chunk of
+/// 16 bytes in column c of row r lies in column c ^ (r % 8).
 fn tma_store() -> Conformance {
     let (shape @ [matrices, rows, columns], of_box, [z, y, x]) = ([2, 40, 72], [16, 64], [1, 3, 16]);
     let elements: Vec<u16> = (0..3 * 16 * 64).collect();

@@ -2,15 +2,13 @@
 //!
 //! GELU is exact, `gelu(h) = h (1 + erf(h/√2)) / 2`. The layer that reads its value gets the pre-activation `h`
 //! with it ([`Gelu`]), so that its input gradient goes through `gelu'(h)` on the way out.
+use super::linear_grad::{GeluGrad, LinearInputGrad, weight_grad};
 use super::tiling::{self, Half, Kernels, Lies, Product, Tiling, in_vectors};
-use super::weight_grad::WeightGrad;
-use super::{ROWS, row_block};
-use crate::machine::cuda::{Arg, Card, Launch, Ptr, Result, Stream};
+use crate::machine::cuda::{Arg, Card, Ptr, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_tile, gemm, spread};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
-use rayon::prelude::*;
-use std::f64::consts::{FRAC_1_SQRT_2, PI};
+use std::f64::consts::FRAC_1_SQRT_2;
 
 pub(super) const LINEAR: Kernels =
     Kernels::new(["linear", "linear_small"], "linear_wide", Half::PingPong("linear_pingpong"), 2000);
@@ -27,19 +25,6 @@ const LINEAR_RESIDUAL: Kernels = Kernels::new(
     Half::PingPong("linear_residual_pingpong"),
     2800,
 );
-const LINEAR_INPUT_GRAD: Kernels = Kernels::new(
-    ["linear_input_grad", "linear_input_grad_small"],
-    "linear_input_grad_wide",
-    Half::PingPong("linear_input_grad_pingpong"),
-    1500,
-);
-const LINEAR_INPUT_GRAD_GELU: Kernels = Kernels::new(
-    ["linear_input_grad_gelu", "linear_input_grad_gelu_small"],
-    "linear_input_grad_gelu_wide",
-    Half::PingPong("linear_input_grad_gelu_pingpong"),
-    5000,
-);
-
 /// GELU of a linear layer's output, and what it was before.
 #[derive(Clone, Copy, Debug)]
 pub struct Gelu {
@@ -326,153 +311,5 @@ fn gelu<F: Real>(h: &mut MatMut<F>, b: &[F], y: &mut MatMut<F>) {
             *h += *b;
             *y = F::of(0.5) * *h * (F::ONE + (*h * F::of(FRAC_1_SQRT_2)).erf());
         }
-    }
-}
-
-/// `dy *= gelu'(h)`, where `gelu'(h) = Φ(h) + h φ(h)`.
-#[multiversion(targets = "simd")]
-fn times_gelu_slope<F: Real>(dy: &mut [F], h: &[F]) {
-    let density = F::of(1.0 / (2.0 * PI).sqrt());
-    for (dy, &h) in dy.iter_mut().zip(h) {
-        let s = h * F::of(FRAC_1_SQRT_2);
-        let cumulative = F::of(0.5) * (F::ONE + s.erf());
-        // The same exponential as in `erf`, written the same way, so that it is computed once.
-        *dy *= cumulative + h * density * (-(s * s)).exp();
-    }
-}
-
-/// `dh = dy gelu'(h) + direct`, for readers of a GELU's value that do not fold its slope in themselves; `direct`
-/// is what those that do have left.
-#[derive(Debug)]
-struct GeluGrad {
-    h: Tensor,
-    dy: Tensor,
-    direct: Option<Tensor>,
-    dh: Tensor,
-    len: usize,
-}
-
-impl Op for GeluGrad {
-    fn io(&self) -> Io {
-        Io::new([Some(self.h), Some(self.dy), self.direct], [self.dh])
-    }
-    fn launch(&self, s: &Stream) -> Result<()> {
-        const BLOCK: usize = 256; // threads, each with a vector of 8
-        let &GeluGrad { h, dy, direct, dh, len } = self;
-        s.launch(
-            Launch { kernel: "gelu_grad", grid: [len.div_ceil(8 * BLOCK), 1, 1], block: BLOCK, shared: 0 },
-            &[
-                s.bf16(h).into(),
-                s.bf16(dy).into(),
-                direct.map(|t| s.bf16(t)).into(),
-                s.bf16(dh).into(),
-                len.into(),
-            ],
-        )
-    }
-}
-
-impl<F: Real> Define<F> for GeluGrad {
-    fn define(&self, m: &Mem<F>) {
-        let (h, dy, dh) = (m.read(self.h), m.read(self.dy), m.write(self.dh));
-        dh.copy_from_slice(dy);
-        dh.par_chunks_mut(ROWS * 64)
-            .enumerate()
-            .for_each(|(i, dh)| times_gelu_slope(dh, row_block(h, i, 64)));
-        if let Some(direct) = self.direct.map(|t| m.read(t)) {
-            dh.iter_mut().zip(direct).for_each(|(dh, d)| *dh += *d);
-        }
-    }
-}
-
-/// `dx = dy w`, times `gelu'(pre)` where `x` was a GELU.
-#[derive(Debug)]
-struct LinearInputGrad {
-    dy: Tensor,
-    w: Tensor,
-    pre: Option<Tensor>,
-    dx: Tensor,
-    rows: usize,
-    n: usize,
-    k: usize,
-}
-
-impl LinearInputGrad {
-    fn tiling(&self, card: Card) -> Tiling {
-        let kernels = if self.pre.is_some() { LINEAR_INPUT_GRAD_GELU } else { LINEAR_INPUT_GRAD };
-        affine_tiling(card, kernels, [self.rows, self.k, self.n])
-    }
-}
-
-impl Op for LinearInputGrad {
-    fn io(&self) -> Io {
-        Io::new([Some(self.dy), Some(self.w), self.pre], [self.dx])
-    }
-    fn launch(&self, s: &Stream) -> Result<()> {
-        let &LinearInputGrad { dy, w, pre, dx, rows, n, k } = self;
-        let tiling = self.tiling(s.card());
-        let dy = tiling::Matrix { at: s.bf16(dy), shape: [rows, n], lies: Lies::Along };
-        let w = tiling::Matrix { at: s.bf16(w), shape: [n, k], lies: Lies::Across };
-        let mut args: Vec<Arg> = vec![tiling.left(s, dy)?, tiling.right(s, w)?];
-        args.extend(pre.map(|t| s.bf16(t).into()));
-        args.extend([s.bf16(dx).into(), rows.into(), n.into(), k.into()]);
-        tiling.launch(s, &args)
-    }
-    fn flops(&self) -> u64 {
-        2 * (self.rows * self.n * self.k) as u64
-    }
-    fn cycles(&self, card: Card) -> Option<usize> {
-        Some(self.tiling(card).cycles())
-    }
-}
-
-impl<F: Real> Define<F> for LinearInputGrad {
-    fn define(&self, m: &Mem<F>) {
-        let &LinearInputGrad { rows, n, k, .. } = self;
-        let (dy, w, dx) = (m.read(self.dy), m.read(self.w), m.write(self.dx));
-        let (a, b) = (Mat::rows(dy, [rows, n]), Mat::rows(w, [n, k]));
-        gemm(MatMut::rows(dx, [rows, k]), a, b, F::ONE, Dst::Replace, Threads::All);
-        if let Some(h) = self.pre.map(|t| m.read(t)) {
-            dx.par_chunks_mut(ROWS * k)
-                .enumerate()
-                .for_each(|(i, dx)| times_gelu_slope(dx, row_block(h, i, k)));
-        }
-    }
-}
-
-/// Records `dw = dyᵀ x` and `db = sum over rows of dy`.
-fn weight_grad(d: &mut Adjoint, dy: Tensor, x: Tensor, w: Tensor, b: Tensor) {
-    let grad = WeightGrad::of(d.tape, dy, w, b);
-    d.tape.push(LinearWeightGrad { dy, x, grad });
-    grad.leave(d, w, b);
-}
-
-/// [`WeightGrad`] for rows that are a tensor.
-#[derive(Debug)]
-struct LinearWeightGrad {
-    dy: Tensor,
-    x: Tensor,
-    grad: WeightGrad,
-}
-
-impl Op for LinearWeightGrad {
-    fn io(&self) -> Io {
-        Io::new([self.dy, self.x], self.grad.writes()).scratch([self.grad.scratch()])
-    }
-    fn launch(&self, s: &Stream) -> Result<()> {
-        let split = self.grad.split(s.card());
-        split.launch(s, s.workspace(split.bytes()), s.bf16(self.dy), s.bf16(self.x))
-    }
-    fn flops(&self) -> u64 {
-        self.grad.flops()
-    }
-    fn cycles(&self, card: Card) -> Option<usize> {
-        Some(self.grad.split(card).cycles())
-    }
-}
-
-impl<F: Real> Define<F> for LinearWeightGrad {
-    fn define(&self, m: &Mem<F>) {
-        self.grad.define(m, m.read(self.dy), m.read(self.x));
     }
 }

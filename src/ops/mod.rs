@@ -9,6 +9,7 @@ pub mod copy;
 pub mod drop_path;
 pub mod layer_norm;
 pub mod linear;
+mod linear_grad;
 pub mod masking;
 pub mod mean_pool;
 pub mod modality;
