@@ -286,6 +286,16 @@ mod tests {
         }
     }
 
+    /// What the README says of a product of 8192³.
+    #[test]
+    fn a_large_product_is_expected_at_94_percent_of_the_tensor_cores() {
+        let kernels = Kernels::new([""; 2], "", Half::PingPong(""), 2000);
+        let product = Product { shape: [8192, 8192], sum: 8192, in_vectors: true };
+        let cycles = Tiling::of(Card::H200, kernels, product).cycles();
+        let least = 2 * 8192_usize.pow(3) / (Card::H200.processors * Card::FLOP_PER_CYCLE);
+        assert_eq!(100 * least / cycles, 94);
+    }
+
     #[test]
     fn splits_cover_all_rows_in_whole_blocks() {
         for tile in TILES {

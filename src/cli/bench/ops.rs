@@ -163,7 +163,20 @@ pub(super) fn print_floors(floors: &[Floor]) {
             floor.us_expected,
         );
     }
+    println!("all: {total:.0} us");
     println!(
-        "all: {total:.0} us; expected, by a model of the kernels of linear layers, all else at its floor: {expected:.0} us"
+        "expected of an H200 at that rate, by a model of the kernels of linear layers, all else at its floor: \
+         {expected:.0} us"
+    );
+    let share = |of: &dyn Fn(&Floor) -> bool| {
+        let sum = |us: fn(&Floor) -> f64| -> f64 {
+            floors.iter().filter(|f| of(f)).map(|f| us(f) * f.kind.times as f64).sum()
+        };
+        sum(|f| f.us_products) / sum(|f| f.us_expected)
+    };
+    println!(
+        "that is {:.2} of the rate of large products over the step, and {:.2} in linear layers",
+        share(&|_| true),
+        share(&|f| f.kind.cycles.is_some()),
     );
 }
