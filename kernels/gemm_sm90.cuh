@@ -8,12 +8,15 @@
 // either together, 64 rows of each tile each, or in turn, each every other tile ("ping-pong"): then the tensor
 // cores work on one's tile while the other leaves its own. One wgmma group of a warpgroup is always under way,
 // and a stage is given back once the next one's products have begun. The loads of the next tile begin while a
-// tile is left, so that the ring is full again when its products can start.
+// tile is left, so that the ring is full again when its products can start. What is left in bf16 goes through
+// shared memory, by stmatrix and a TMA store that reads it while the next products begin; what a tile needs
+// besides its operands comes to the same place while it is multiplied.
 //
 // Bound, for 64 k of a Wide tile, by the tensor cores, 1024 cycles of a multiprocessor for 4.2 MFLOP, and as
 // much by shared memory: TMA writes 48 KB and wgmma reads 80 KB, 128 bytes a cycle; 32 KB of it come from L2,
 // 32 bytes a cycle. Of the other tiles by shared memory: 32 KB and 48 KB are 640 cycles, for products of 512;
-// 24 KB come from L2, 38 bytes a cycle. (A multiprocessor's share of L2 is about 46.)
+// 24 KB come from L2, 38 bytes a cycle. (A multiprocessor's share of L2 is about 46.) A tile that is left is
+// written to shared memory and read again, and so is one that is needed besides: 128 KB for a Wide one.
 //
 // Extents along rows must be multiples of 8 elements, all pointers of 16 bytes: TMA's strides are.
 #pragma once
@@ -31,13 +34,12 @@ constexpr int CLUSTER = 2;
 
 enum class Share { Together, InTurn };
 
-// 192 KB of ring each, of the 227 that a block can have. A warpgroup multiplies PARTS times 64 rows of a tile.
+// A warpgroup multiplies PARTS times 64 rows of a tile: 32 KB in bf16.
 template <int COLS, int STAGES_, Share SHARE>
 struct Tile {
   static constexpr int N = COLS, STAGES = STAGES_;
   static constexpr bool IN_TURN = SHARE == Share::InTurn;
   static constexpr int PARTS = IN_TURN ? BLOCK_ROWS / 64 : 1;
-  static constexpr bool ANY_EXTENT = false;
 
   // Which 64 rows of the tile part `i` is.
   __device__ __forceinline__ static int part_of_tile(int i) { return IN_TURN ? i : part(); }
@@ -46,16 +48,21 @@ struct Tile {
     return part_of_tile(i) * 64 + warp_id() % 4 * 16 + lane_id() / 4;
   }
 };
-using Wide = Tile<256, 4, Share::Together>;
-using Narrow = Tile<128, 6, Share::Together>;
-using PingPong = Tile<128, 6, Share::InTurn>;
+using Wide = Tile<256, 3, Share::Together>;
+using Narrow = Tile<128, 5, Share::Together>;
+using PingPong = Tile<128, 5, Share::InTurn>;
+
+// What a warpgroup leaves of a tile in bf16: so many boxes of 64 rows and 64 columns.
+constexpr int BOXES = 4, BOX = 64 * 64;
 
 template <class Tile>
-struct Ring {
-  bf16 a[Tile::STAGES][BLOCK_ROWS * BLOCK_K];
+struct Shared {
+  bf16 a[Tile::STAGES][BLOCK_ROWS * BLOCK_K];  // the ring
   bf16 b[Tile::STAGES][Tile::N * BLOCK_K];
+  bf16 boxes[CONSUMERS][BOXES][BOX];  // of each warpgroup: a part's columns, then the next part's
   bf16 ones[8 * BLOCK_K];  // eight columns of ones: a product with them is the sum of a row
   uint64_t full[Tile::STAGES], empty[Tile::STAGES];
+  uint64_t boxes_full[CONSUMERS];
 };
 
 // A place in a ring: a stage, and the parity of its phase.
@@ -122,8 +129,8 @@ __device__ __forceinline__ void load_operand(uint32_t tile, int mn, int k, const
 
 template <class Tile, Along ALONG_A, Along ALONG_B>
 __device__ __forceinline__ void produce(
-    Ring<Tile>* ring, const TensorMap* a, const TensorMap* b, const Product& product) {
-  constexpr uint32_t BYTES = sizeof(ring->a[0]) + sizeof(ring->b[0]);
+    Shared<Tile>* shared, const TensorMap* a, const TensorMap* b, const Product& product) {
+  constexpr uint32_t BYTES = sizeof(shared->a[0]) + sizeof(shared->b[0]);
   constexpr int SHARE = Tile::N / CLUSTER, EVERYONE = (1 << CLUSTER) - 1;
   const int share = ptx::cluster_rank() * SHARE;  // of b, which this block loads for all
   ptx::tma_prefetch_desc(a);
@@ -131,14 +138,14 @@ __device__ __forceinline__ void produce(
   Place<Tile> place;
   for_each_task<Tile>(product, [&](const Task& task) {
     for (int k = task.from; k < task.to; k += BLOCK_K) {
-      const uint32_t full = ptx::smem_u32(&ring->full[place.stage]);
-      ptx::mbar_wait(ptx::smem_u32(&ring->empty[place.stage]), place.parity ^ 1);
+      const uint32_t full = ptx::smem_u32(&shared->full[place.stage]);
+      ptx::mbar_wait(ptx::smem_u32(&shared->empty[place.stage]), place.parity ^ 1);
       ptx::mbar_arrive_expect_tx(full, BYTES);
       load_operand<ALONG_A, BLOCK_ROWS>(
-          ptx::smem_u32(ring->a[place.stage]), task.at.m, k,
+          ptx::smem_u32(shared->a[place.stage]), task.at.m, k,
           [&](uint32_t to, int x, int y) { ptx::tma_load_2d(to, a, x, y, full); });
       load_operand<ALONG_B, SHARE>(
-          ptx::smem_u32(ring->b[place.stage] + share * BLOCK_K), task.at.n + share, k,
+          ptx::smem_u32(shared->b[place.stage] + share * BLOCK_K), task.at.n + share, k,
           [&](uint32_t to, int x, int y) { ptx::tma_load_2d_multicast(to, b, x, y, full, EVERYONE); });
       place.next();
     }
@@ -161,9 +168,9 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t tile, int step) {
 
 // To the producers of all blocks: each loads to this stage of all.
 template <class Tile>
-__device__ __forceinline__ void give_back(Ring<Tile>* ring, int stage) {
+__device__ __forceinline__ void give_back(Shared<Tile>* shared, int stage) {
   const int block = threadIdx.x % WARPGROUP;
-  if (block < CLUSTER) ptx::mbar_arrive_remote(ptx::smem_u32(&ring->empty[stage]), block);
+  if (block < CLUSTER) ptx::mbar_arrive_remote(ptx::smem_u32(&shared->empty[stage]), block);
 }
 
 // Where warpgroups multiply in turn: waits for this one's, and gives it to the other. A barrier's parity tells
@@ -178,13 +185,13 @@ __device__ __forceinline__ void pass_turn() {
 
 // The sums over `blocks` blocks of k.
 template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS>
-__device__ __forceinline__ void multiply(Sums<Tile>& c, Ring<Tile>* ring, Place<Tile>& place, int blocks) {
+__device__ __forceinline__ void multiply(Sums<Tile>& c, Shared<Tile>* shared, Place<Tile>& place, int blocks) {
   constexpr int ACROSS_A = ALONG_A == Along::MN, ACROSS_B = ALONG_B == Along::MN;
-  const uint32_t ones = ptx::smem_u32(ring->ones);
+  const uint32_t ones = ptx::smem_u32(shared->ones);
   int before = 0;
   for (int block = 0; block < blocks; block++) {
-    ptx::mbar_wait(ptx::smem_u32(&ring->full[place.stage]), place.parity);
-    const uint32_t a = ptx::smem_u32(ring->a[place.stage]), b = ptx::smem_u32(ring->b[place.stage]);
+    ptx::mbar_wait(ptx::smem_u32(&shared->full[place.stage]), place.parity);
+    const uint32_t a = ptx::smem_u32(shared->a[place.stage]), b = ptx::smem_u32(shared->b[place.stage]);
     ptx::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
@@ -201,83 +208,184 @@ __device__ __forceinline__ void multiply(Sums<Tile>& c, Ring<Tile>* ring, Place<
     }
     ptx::wgmma_commit();
     ptx::wgmma_wait<1>();
-    if (block > 0) give_back(ring, before);
+    if (block > 0) give_back(shared, before);
     before = place.stage;
     place.next();
   }
   if constexpr (Tile::IN_TURN) pass_turn();
   ptx::wgmma_wait<0>();
-  give_back(ring, before);
+  give_back(shared, before);
 }
 
-// Calls `leave(row, col, values)` for all of the warpgroup's rows that are inside of [m, n]: eight columns
-// from a multiple of 8 on.
-template <class Tile, class Leave>
-__device__ __forceinline__ void for_each_eight(
-    const Sums<Tile>& c, Corner at, int m, int n, const Leave& leave) {
+// --- From the accumulators to memory -----------------------------------------------------------------------
+
+// Two neighbours in a row of sums: their part, in which half of a thread's rows, and the first one's column.
+struct Two {
+  int part, half, col;
+};
+
+// A warpgroup's rows of a tile on their way to a tensor [m, n], or from one: boxes of 64 rows and 64 columns,
+// zeros for what lies outside. The maps have three axes, as those of several matrices do, the last of extent 1.
+template <class Tile>
+struct Boxes {
+  bf16 (*boxes)[BOX];
+  uint32_t full;  // the barrier of what comes
+  uint32_t parity = 0;
+
+  __device__ __forceinline__ explicit Boxes(Shared<Tile>* shared)
+      : boxes(shared->boxes[part()]), full(ptx::smem_u32(&shared->boxes_full[part()])) {}
+
+  // Begins to load from the tensor.
+  __device__ __forceinline__ void begin_load(const TensorMap& from, Corner at) const {
+    if (leads()) {
+      ptx::tma_store_wait_read<0>();
+      ptx::mbar_arrive_expect_tx(full, Tile::PARTS * OF_PART * sizeof(boxes[0]));
+      for_each_box(at, [&](uint32_t box, int row, int col) { ptx::tma_load_3d(box, &from, col, row, 0, full); });
+    }
+    __syncwarp();
+  }
+
+  // Waits for what was begun to load.
+  __device__ __forceinline__ void await_loaded() {
+    ptx::mbar_wait(full, parity);
+    parity ^= 1;
+  }
+
+  // Waits until what was begun to store has been read.
+  __device__ __forceinline__ void await_stored() const {
+    if (leads()) ptx::tma_store_wait_read<0>();
+    sync();
+  }
+
+  // Calls `make(two, sums)` for each two neighbours, and begins to store the sums to the tensor, rounded.
+  template <class Make>
+  __device__ __forceinline__ void store(Sums<Tile>& c, const TensorMap& to, Corner at, const Make& make) const {
+    write<false>(c, at, [&](const Two& two, float* sums, const float*) { make(two, sums); });
+    begin_store(to, at);
+  }
+
+  // The same with `make(two, sums, there)`, where `there` is what lies in the boxes.
+  template <class Make>
+  __device__ __forceinline__ void store_over(
+      Sums<Tile>& c, const TensorMap& to, Corner at, const Make& make) const {
+    write<true>(c, at, make);
+    begin_store(to, at);
+  }
+
+ private:
+  static constexpr int OF_PART = Tile::N / 64;
+  static_assert(Tile::PARTS * OF_PART <= BOXES, "a warpgroup's rows of a tile have a box each");
+
+  __device__ __forceinline__ static bool leads() { return threadIdx.x % WARPGROUP == 0; }
+
+  // All of the warpgroup; barriers 1 and 2 are for turns.
+  __device__ __forceinline__ static void sync() { ptx::bar_sync(1 + CONSUMERS + part(), WARPGROUP); }
+
+  template <class Work>
+  __device__ __forceinline__ void for_each_box(Corner at, const Work& work) const {
 #pragma unroll
-  for (int eight = 0; eight < 2 * Tile::PARTS; eight++) {
-    const int part = eight / 2, half = eight % 2, row = at.m + Tile::row(part) + half * 8;
+    for (int i = 0; i < Tile::PARTS * OF_PART; i++) {
+      work(ptx::smem_u32(boxes[i]), at.m + Tile::part_of_tile(i / OF_PART) * 64, at.n + i % OF_PART * 64);
+    }
+  }
+
+  // A matrix of stmatrix is 8 columns of a warp's first 8 rows or of the 8 below; four are 16 columns. A lane has
+  // two neighbours of each.
+  template <bool READ, class Make>
+  __device__ __forceinline__ void write(Sums<Tile>& c, Corner at, const Make& make) const {
+    const int row = warp_id() % 4 * 16 + lane_id() % 16;
 #pragma unroll
-    for (int group = 0; group < Tile::N / 32; group++) {
-      const int col = at.n + group * 32 + lane_id() % 4 * 8;
-      float pairs[4][2], values[8];
+    for (int sixteen = 0; sixteen < Tile::PARTS * Tile::N / 16; sixteen++) {
+      const int part = sixteen * 16 / Tile::N, col = sixteen * 16 % Tile::N, chunk = sixteen % 4 * 2 + lane_id() / 16;
+      const uint32_t place = ptx::smem_u32(boxes[sixteen / 4] + tile_at<64>(row, chunk));
+      uint32_t pairs[4] = {};
+      if constexpr (READ) ptx::ldmatrix_x4(pairs, place);
 #pragma unroll
-      for (int j = 0; j < 4; j++) {
-        pairs[j][0] = c.sum[part][(group * 4 + j) * 4 + half * 2];
-        pairs[j][1] = c.sum[part][(group * 4 + j) * 4 + half * 2 + 1];
+      for (int i = 0; i < 4; i++) {
+        float* sums = c.sum[part] + col / 2 + i * 2;
+        float there[2];
+        unpack(pairs[i], there[0], there[1]);
+        make(Two{part, i % 2, at.n + col + i / 2 * 8 + lane_id() % 4 * 2}, sums, there);
+        pairs[i] = pack(sums[0], sums[1]);
       }
-      gemm::gather_columns(values, pairs);
-      if (row < m && col < n) leave(row, col, values);
+      ptx::stmatrix_x4(place, pairs);
+    }
+  }
+
+  __device__ __forceinline__ void begin_store(const TensorMap& to, Corner at) const {
+    ptx::fence_proxy_async();
+    sync();
+    if (leads()) {
+      for_each_box(at, [&](uint32_t box, int row, int col) { ptx::tma_store_3d(&to, col, row, 0, box); });
+      ptx::tma_store_commit();
+    }
+    __syncwarp();
+  }
+};
+
+// Calls `work(row, col, sums)` for each two neighbours in a row of [m, n], `col` being the first one's column.
+template <class Tile, class Work>
+__device__ __forceinline__ void for_each_two(const Sums<Tile>& c, Corner at, int m, int n, const Work& work) {
+#pragma unroll
+  for (int i = 0; i < Tile::PARTS * 2; i++) {
+    const int part = i / 2, half = i % 2, row = at.m + Tile::row(part) + half * 8;
+#pragma unroll
+    for (int eight = 0; eight < Tile::N / 8; eight++) {
+      const int col = at.n + eight * 8 + lane_id() % 4 * 2, first = eight * 4 + half * 2;
+      if (row < m && col < n) work(row, col, make_float2(c.sum[part][first], c.sum[part][first + 1]));
     }
   }
 }
 
 // --- The product -------------------------------------------------------------------------------------------
 
-// Computes the product of the operands that the maps describe, and calls `leave(task, sums)` in the consumers
-// for each of the block's tiles; with ROW_SUMS those of the first column of tiles have the sums of a's rows.
-template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS, class Leave>
+// Computes the product of the operands that the maps describe. The consumers call `leaving.begin(boxes, task)`
+// before the products of each of the block's tiles and `leaving.end(boxes, task, sums)` after them; with
+// ROW_SUMS those of the first column of tiles have the sums of a's rows.
+template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS, class Leaving>
 __device__ __forceinline__ void multiply_all(
-    const TensorMap& a, const TensorMap& b, const Product& product, const Leave& leave) {
-  DYN_SMEM(Ring<Tile>, ring);
+    const TensorMap& a, const TensorMap& b, const Product& product, const Leaving& leaving) {
+  DYN_SMEM(Shared<Tile>, shared);
   if (threadIdx.x == 0) {
 #pragma unroll
     for (int stage = 0; stage < Tile::STAGES; stage++) {
-      ptx::mbar_init(ptx::smem_u32(&ring->full[stage]), 1);
-      ptx::mbar_init(ptx::smem_u32(&ring->empty[stage]), CLUSTER * (Tile::IN_TURN ? 1 : CONSUMERS));
+      ptx::mbar_init(ptx::smem_u32(&shared->full[stage]), 1);
+      ptx::mbar_init(ptx::smem_u32(&shared->empty[stage]), CLUSTER * (Tile::IN_TURN ? 1 : CONSUMERS));
     }
+#pragma unroll
+    for (int i = 0; i < CONSUMERS; i++) ptx::mbar_init(ptx::smem_u32(&shared->boxes_full[i]), 1);
     ptx::mbar_fence_init();
   }
   if constexpr (ROW_SUMS) {
-    for (int i = threadIdx.x; i < 8 * BLOCK_K; i += THREADS) ring->ones[i] = __float2bfloat16_rn(1.0f);
+    for (int i = threadIdx.x; i < 8 * BLOCK_K; i += THREADS) shared->ones[i] = __float2bfloat16_rn(1.0f);
     ptx::fence_proxy_async();
   }
   ptx::cluster_sync();
 
   divide_work(
-      [&] { produce<Tile, ALONG_A, ALONG_B>(ring, &a, &b, product); },
+      [&] { produce<Tile, ALONG_A, ALONG_B>(shared, &a, &b, product); },
       [&] {
         Place<Tile> place;
+        Boxes<Tile> boxes(shared);
         int whose = 0;  // the task of which warpgroup
         if (Tile::IN_TURN && part() == 1) pass_turn();
         for_each_task<Tile>(product, [&](const Task& task) {
-          if constexpr (Tile::IN_TURN) {
-            const bool others = whose != part();
-            whose ^= 1;
-            if (others) return place.skip(task.blocks());
-            await_turn();
-          }
+          const bool others = Tile::IN_TURN && whose != part();
+          whose ^= 1;
+          if (others) return place.skip(task.blocks());
+          leaving.begin(boxes, task);
+          if constexpr (Tile::IN_TURN) await_turn();
           Sums<Tile> c;
           // One column of tiles is enough to have the sums of all rows.
           if (ROW_SUMS && task.at.n == 0) {
-            multiply<Tile, ALONG_A, ALONG_B, true>(c, ring, place, task.blocks());
+            multiply<Tile, ALONG_A, ALONG_B, true>(c, shared, place, task.blocks());
           } else {
-            multiply<Tile, ALONG_A, ALONG_B, false>(c, ring, place, task.blocks());
+            multiply<Tile, ALONG_A, ALONG_B, false>(c, shared, place, task.blocks());
           }
-          leave(task, c);
+          leaving.end(boxes, task, c);
         });
         if (Tile::IN_TURN && whose == part()) await_turn();  // nobody is left to take it
+        boxes.await_stored();
       });
   ptx::cluster_sync();  // nothing comes from the other block any more
 }

@@ -11,9 +11,74 @@
 // The products are those of gemm.cuh, in Large tiles or, with the ending _small, in Small ones: how the work
 // is split, what bounds it and what extents it takes stands there. The last two are bound by
 // memory: vectors of 16 bytes. Activations and operands are bf16; b, db, dw and scale are f32.
-#include "linear.cuh"
+#include "gelu.cuh"
+#include "gemm.cuh"
 
 using namespace gemm;
+
+// --- What is left ------------------------------------------------------------------------------------------
+
+// y = values.
+template <class Tile, class Out>
+struct Plain {
+  Out* y;  // [m, n]
+  int n;
+
+  __device__ __forceinline__ void operator()(int row, int col, const float (&values)[8]) const {
+    store_eight<Tile>(y + static_cast<size_t>(row) * n + col, n - col, values);
+  }
+};
+
+// h = values, y = gelu(h): of h as it is left, in bf16, which is what its gradient will read.
+template <class Tile>
+struct WithGelu {
+  bf16 *h, *y;  // [m, n]
+  int n;
+
+  __device__ __forceinline__ void operator()(int row, int col, float (&values)[8]) const {
+    const size_t at = static_cast<size_t>(row) * n + col;
+    store_eight<Tile>(h + at, n - col, values);
+#pragma unroll
+    for (int i = 0; i < 8; i++) values[i] = gelu(__bfloat162float(__float2bfloat16_rn(values[i])));
+    store_eight<Tile>(y + at, n - col, values);
+  }
+};
+
+// y = skip + scale values.
+template <class Tile>
+struct WithResidual {
+  const bf16* skip;    // [m, n]
+  const float* scale;  // [m / rows_per_sample], or null for 1
+  bf16* y;             // [m, n]
+  int n, rows_per_sample;
+
+  __device__ __forceinline__ void operator()(int row, int col, float (&values)[8]) const {
+    const size_t at = static_cast<size_t>(row) * n + col;
+    const float factor = scale ? scale[row / rows_per_sample] : 1.0f;
+    float kept[8];
+    load_eight<Tile>(skip + at, n - col, kept);
+#pragma unroll
+    for (int i = 0; i < 8; i++) values[i] = kept[i] + factor * values[i];
+    store_eight<Tile>(y + at, n - col, values);
+  }
+};
+
+// dh = values gelu'(h).
+template <class Tile>
+struct TimesGeluSlope {
+  const bf16* h;  // [m, n]
+  bf16* dh;       // [m, n]
+  int n;
+
+  __device__ __forceinline__ void operator()(int row, int col, float (&values)[8]) const {
+    const size_t at = static_cast<size_t>(row) * n + col;
+    float before[8];
+    load_eight<Tile>(h + at, n - col, before);
+#pragma unroll
+    for (int i = 0; i < 8; i++) values[i] *= gelu_slope(before[i]);
+    store_eight<Tile>(dh + at, n - col, values);
+  }
+};
 
 // --- Forward -----------------------------------------------------------------------------------------------
 
@@ -108,8 +173,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSO
 
 template <class Tile>
 __device__ __forceinline__ void with_residual(
-    const bf16* x, const bf16* w, const float* b, const bf16* skip, const float* scale, bf16* y,
-    int m, int n, int k, int rows_per_sample) {
+    const bf16* x, const bf16* w, const float* b, const bf16* skip, bf16* y, int m, int n, int k,
+    const float* scale, int rows_per_sample) {
   affine<Tile>(x, w, b, m, n, k, WithResidual<Tile>{skip, scale, y, n, rows_per_sample});
 }
 
@@ -118,10 +183,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, Large::BLOCKS_PER_PROCESSO
     const bf16* __restrict__ w,       // [n, k]
     const float* __restrict__ b,      // [n]
     const bf16* __restrict__ skip,    // [m, n]
-    const float* __restrict__ scale,  // [m / rows_per_sample], or null for 1
     bf16* __restrict__ y,             // [m, n]
-    int m, int n, int k, int rows_per_sample) {
-  with_residual<Large>(x, w, b, skip, scale, y, m, n, k, rows_per_sample);
+    int m, int n, int k,
+    const float* __restrict__ scale,  // [m / rows_per_sample], or null for 1
+    int rows_per_sample) {
+  with_residual<Large>(x, w, b, skip, y, m, n, k, scale, rows_per_sample);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSOR) linear_residual_small(
@@ -129,10 +195,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, Small::BLOCKS_PER_PROCESSO
     const bf16* __restrict__ w,       // [n, k]
     const float* __restrict__ b,      // [n]
     const bf16* __restrict__ skip,    // [m, n]
-    const float* __restrict__ scale,  // [m / rows_per_sample], or null for 1
     bf16* __restrict__ y,             // [m, n]
-    int m, int n, int k, int rows_per_sample) {
-  with_residual<Small>(x, w, b, skip, scale, y, m, n, k, rows_per_sample);
+    int m, int n, int k,
+    const float* __restrict__ scale,  // [m / rows_per_sample], or null for 1
+    int rows_per_sample) {
+  with_residual<Small>(x, w, b, skip, y, m, n, k, scale, rows_per_sample);
 }
 
 // --- Gradients ---------------------------------------------------------------------------------------------

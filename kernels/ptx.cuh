@@ -108,6 +108,13 @@ PTX float exp2_approx(float x) {
   return y;
 }
 
+// 1 / x to 1 unit in the last place; of what is below the smallest normal number infinity.
+PTX float rcp_approx(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+  return y;
+}
+
 PTX void bar_sync(int barrier, int threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(barrier), "r"(threads) : "memory");
 }

@@ -31,7 +31,7 @@ const RACE: &str = "ThreadSanitizer: data race";
 /// One with the tensor cores: neither has a stack that names the kernel, as all other reports must.
 const RACE_OF_THE_COPY_ENGINE: &str = "#0 emu::(anonymous namespace)::issue_load(";
 
-const PLANTED: [Planted; 24] = [
+const PLANTED: [Planted; 25] = [
     Planted {
         kernel: "planted_barrier",
         bug: 1,
@@ -92,6 +92,7 @@ const PLANTED: [Planted; 24] = [
         run: ring,
         found_by: &[("", WRONG), ("thread", RACE_OF_THE_COPY_ENGINE)],
     },
+    Planted { kernel: "planted_turns", bug: 1, run: turns, found_by: &[("", "mbarrier"), ("thread", RACE)] },
     Planted { kernel: "planted_store", bug: 1, run: store, found_by: &[("thread", RACE)] },
     Planted { kernel: "planted_store", bug: 2, run: store, found_by: &[("", WRONG), ("thread", RACE)] },
     Planted { kernel: "planted_store", bug: 3, run: store, found_by: &[("", WRONG), ("thread", RACE)] },
@@ -284,6 +285,24 @@ fn ring(run: &Run) -> cuda::Result<bool> {
     let args = &mut [pointer(&mut a_map), pointer(&mut b_map), pointer(&mut c_at), pointer(&mut count)];
     run.launch(1, THREADS as u32 + 32, 4 * TILE * TILE * 2 + 1024, args)?;
     Ok(c == sum_of_products(&a, &b))
+}
+
+/// The tiles of the first and second warpgroup by their turns.
+fn turns(run: &Run) -> cuda::Result<bool> {
+    const TURN: usize = 3;
+    let (a, b) = (tiles(7, 0), tiles(7, 5));
+    let (a_there, b_there) = (aligned(&a), aligned(&b));
+    let map = |there: &[u128]| TensorMap::new(there, 3, [TILE, TILE, 7], TILE, [TILE, TILE, 1], true);
+    let (mut a_map, mut b_map) = (map(&a_there), map(&b_there));
+    let mut c = vec![f32::NAN; 2 * TILE * TILE];
+    let (mut c_at, mut count) = (c.as_mut_ptr(), 7_i32);
+    let args = &mut [pointer(&mut a_map), pointer(&mut b_map), pointer(&mut c_at), pointer(&mut count)];
+    run.launch(1, 2 * THREADS as u32 + 32, 4 * TILE * TILE * 2 + 1024, args)?;
+    let of = |which: usize, tiles: &[bf16]| -> Vec<bf16> {
+        let turns = tiles.chunks(TURN * TILE * TILE).skip(which).step_by(2);
+        turns.flatten().copied().collect()
+    };
+    Ok(c.into_iter().eq((0..2).flat_map(|which| sum_of_products(&of(which, &a), &of(which, &b)))))
 }
 
 fn cluster(run: &Run) -> cuda::Result<bool> {

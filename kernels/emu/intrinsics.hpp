@@ -242,10 +242,6 @@ inline float __log2f(float x) {
   return std::log2(x);
 }
 
-inline float __fdividef(float a, float b) {
-  return a / b;
-}
-
 inline float __frcp_rn(float x) {
   return 1.0f / x;
 }

@@ -146,6 +146,11 @@ inline float exp2_approx(float x) {
   return y < 0x1p-126f ? 0.0f : y;
 }
 
+inline float rcp_approx(float x) {
+  const float y = 1.0f / (std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x);
+  return std::fabs(y) < 0x1p-126f ? std::copysign(0.0f, y) : y;
+}
+
 inline void bar_sync(int barrier, int threads) {
   emu::block_barrier(barrier, threads, true);
 }

@@ -62,12 +62,16 @@ fn linear() -> Vec<Case> {
         });
         cases.push(exact.on_whole_numbers());
     }
-    cases.push(Case::new("linear_residual", "3 samples x 16 rows, one dropped", |r| {
-        let (x, skip) = (r.param(&[3, 16, 6]), r.param(&[3, 16, 5]));
-        let (w, b) = (r.param(&[5, 6]), r.param(&[5]));
-        let scale = r.values(&[3], vec![1.25, 0.0, 1.25]);
-        ops::linear_residual(&mut r.tape, x, w, b, skip, Some(scale)).into()
-    }));
+    // The second on Hopper: wide tiles, several of a block, each with what it needs of the skip connection.
+    for [rows, n, k] in [[16, 5, 6], [11, 1000, 200]] {
+        let shape = format!("3 samples x {rows} rows of {k} -> {n}, one dropped");
+        cases.push(Case::new("linear_residual", shape, move |r| {
+            let (x, skip) = (r.param(&[3, rows, k]), r.param(&[3, rows, n]));
+            let (w, b) = (r.param(&[n, k]), r.param(&[n]));
+            let scale = r.values(&[3], vec![1.25, 0.0, 1.25]);
+            ops::linear_residual(&mut r.tape, x, w, b, skip, Some(scale)).into()
+        }));
+    }
     cases.push(Case::new("linear_real", "5 samples to an age", |r| {
         let (x, w, b) = (r.param(&[5, 24]), r.param(&[1, 24]), r.param(&[1]));
         let pred = ops::linear_real(&mut r.tape, x, w, b);

@@ -3,28 +3,35 @@
 //! GELU is exact, `gelu(h) = h (1 + erf(h/√2)) / 2`. The layer that reads its value gets the pre-activation `h`
 //! with it ([`Gelu`]), so that its input gradient goes through `gelu'(h)` on the way out.
 use super::linear_grad::{GeluGrad, LinearInputGrad, weight_grad};
-use super::tiling::{self, Half, Kernels, Lies, Product, Tiling, in_vectors};
+use super::tiling::{self, Half, Kernels, Leaving, Lies, Product, Tiling, in_vectors};
 use crate::machine::cuda::{Arg, Card, Ptr, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_tile, gemm, spread};
 use crate::tape::{Adjoint, Define, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
 use std::f64::consts::FRAC_1_SQRT_2;
 
-pub(super) const LINEAR: Kernels =
-    Kernels::new(["linear", "linear_small"], "linear_wide", Half::PingPong("linear_pingpong"), 2000);
+pub(super) const LINEAR: Kernels = Kernels::new(
+    ["linear", "linear_small"],
+    "linear_wide",
+    Half::PingPong("linear_pingpong"),
+    Leaving { instructions: 485, tensors: 1 },
+);
 const LINEAR_REAL: Kernels = Kernels { portable: ["linear_real", "linear_real_small"], hopper: None };
 const LINEAR_GELU: Kernels = Kernels::new(
     ["linear_gelu", "linear_gelu_small"],
     "linear_gelu_wide",
     Half::PingPong("linear_gelu_pingpong"),
-    5500,
+    Leaving { instructions: 2570, tensors: 2 },
 );
 const LINEAR_RESIDUAL: Kernels = Kernels::new(
     ["linear_residual", "linear_residual_small"],
     "linear_residual_wide",
     Half::PingPong("linear_residual_pingpong"),
-    2800,
+    Leaving { instructions: 870, tensors: 2 },
 );
+
+pub(super) const KERNELS: [Kernels; 3] = [LINEAR, LINEAR_GELU, LINEAR_RESIDUAL];
+
 /// GELU of a linear layer's output, and what it was before.
 #[derive(Clone, Copy, Debug)]
 pub struct Gelu {
@@ -188,21 +195,18 @@ impl Op for Linear {
         }
     }
     fn launch(&self, s: &Stream) -> Result<()> {
-        let &Linear { b, y, rows, n, k, .. } = self;
-        let rest: Vec<Arg> = match self.epilogue {
-            Epilogue::Bias => vec![s.bf16(y).into()],
-            Epilogue::Real => vec![s.f32(y).into()],
-            Epilogue::Gelu(h) => vec![s.bf16(h).into(), s.bf16(y).into()],
-            Epilogue::Residual { skip, scale } => {
-                vec![s.bf16(skip).into(), scale.map(|t| s.f32(t)).into(), s.bf16(y).into()]
-            }
-        };
-        let last: &[Arg] = match self.epilogue {
-            Epilogue::Residual { .. } => &[(rows / self.samples).into()],
-            _ => &[],
-        };
+        let &Linear { b, y, rows, n, k, samples, .. } = self;
         let product = Affine { x: s.bf16(self.x.value), w: s.bf16(self.w), b: s.f32(b), rows, n, k };
-        product.launch(s, self.epilogue.kernels(), &rest, last)
+        let kernels = self.epilogue.kernels();
+        match self.epilogue {
+            Epilogue::Bias => product.launch(s, kernels, &[s.bf16(y)], &[]),
+            Epilogue::Real => product.launch(s, kernels, &[s.f32(y)], &[]),
+            Epilogue::Gelu(h) => product.launch(s, kernels, &[s.bf16(h), s.bf16(y)], &[]),
+            Epilogue::Residual { skip, scale } => {
+                let scale = scale.map(|t| s.f32(t)).into();
+                product.launch(s, kernels, &[s.bf16(skip), s.bf16(y)], &[scale, (rows / samples).into()])
+            }
+        }
     }
     fn flops(&self) -> u64 {
         2 * (self.rows * self.n * self.k) as u64
@@ -247,15 +251,20 @@ pub(super) struct Affine {
 }
 
 impl Affine {
-    /// Launches one of `kernels`, which takes `rest` between its operands and its extents, and `last` after these.
-    pub(super) fn launch(&self, s: &Stream, kernels: Kernels, rest: &[Arg], last: &[Arg]) -> Result<()> {
+    /// Launches one of `kernels`, which takes `beside`, tensors of the product's shape, between its operands and its
+    /// extents, and `rest` after these.
+    pub(super) fn launch(&self, s: &Stream, kernels: Kernels, beside: &[Ptr], rest: &[Arg]) -> Result<()> {
         let &Affine { x, w, b, rows, n, k } = self;
         let tiling = affine_tiling(s.card(), kernels, [rows, n, k]);
         let x = tiling::Matrix { at: x, shape: [rows, k], lies: Lies::Along };
         let w = tiling::Matrix { at: w, shape: [n, k], lies: Lies::Along };
-        let operands: [Arg; 3] = [tiling.left(s, x)?, tiling.right(s, w)?, b.into()];
-        let extents: [Arg; 3] = [rows.into(), n.into(), k.into()];
-        tiling.launch(s, &[&operands[..], rest, &extents, last].concat())
+        let mut args: Vec<Arg> = vec![tiling.left(s, x)?, tiling.right(s, w)?, b.into()];
+        for &at in beside {
+            args.push(tiling.beside(s, at, [rows, n])?);
+        }
+        args.extend([rows, n, k].map(Arg::from));
+        args.extend_from_slice(rest);
+        tiling.launch(s, &args)
     }
 }
 

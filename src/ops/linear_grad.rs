@@ -1,6 +1,6 @@
 //! The gradients of linear layers ([`linear`](super::linear)): of what they read, of GELU, of weights and biases.
 use super::linear::affine_tiling;
-use super::tiling::{self, Half, Kernels, Lies, Tiling};
+use super::tiling::{self, Half, Kernels, Leaving, Lies, Tiling};
 use super::weight_grad::WeightGrad;
 use super::{ROWS, row_block};
 use crate::machine::cuda::{Arg, Card, Launch, Result, Stream};
@@ -14,14 +14,16 @@ const LINEAR_INPUT_GRAD: Kernels = Kernels::new(
     ["linear_input_grad", "linear_input_grad_small"],
     "linear_input_grad_wide",
     Half::PingPong("linear_input_grad_pingpong"),
-    1500,
+    Leaving { instructions: 260, tensors: 1 },
 );
 const LINEAR_INPUT_GRAD_GELU: Kernels = Kernels::new(
     ["linear_input_grad_gelu", "linear_input_grad_gelu_small"],
     "linear_input_grad_gelu_wide",
     Half::PingPong("linear_input_grad_gelu_pingpong"),
-    5000,
+    Leaving { instructions: 2500, tensors: 2 },
 );
+
+pub(super) const KERNELS: [Kernels; 2] = [LINEAR_INPUT_GRAD, LINEAR_INPUT_GRAD_GELU];
 
 /// `dy *= gelu'(h)`, where `gelu'(h) = Φ(h) + h φ(h)`.
 #[multiversion(targets = "simd")]
@@ -108,8 +110,10 @@ impl Op for LinearInputGrad {
         let dy = tiling::Matrix { at: s.bf16(dy), shape: [rows, n], lies: Lies::Along };
         let w = tiling::Matrix { at: s.bf16(w), shape: [n, k], lies: Lies::Across };
         let mut args: Vec<Arg> = vec![tiling.left(s, dy)?, tiling.right(s, w)?];
-        args.extend(pre.map(|t| s.bf16(t).into()));
-        args.extend([s.bf16(dx).into(), rows.into(), n.into(), k.into()]);
+        for t in pre.into_iter().chain([dx]) {
+            args.push(tiling.beside(s, s.bf16(t), [rows, k])?);
+        }
+        args.extend([rows, n, k].map(Arg::from));
         tiling.launch(s, &args)
     }
     fn flops(&self) -> u64 {

@@ -41,6 +41,17 @@ pub use tokens::{embed_tokens, gather_tokens, last_tokens};
 use crate::machine::Real;
 use multiversion::multiversion;
 
+/// Instructions of a thread that leaves a tile, by kernel: what the choice of tiles takes for granted, to be compared
+/// with the compiled code.
+pub fn instructions_of_leaving() -> Vec<(&'static str, usize)> {
+    linear::KERNELS
+        .into_iter()
+        .chain(linear_grad::KERNELS)
+        .chain([weight_grad::KERNELS])
+        .flat_map(tiling::leaving)
+        .collect()
+}
+
 /// Columns that a warp takes in kernels/*.cu: 32 lanes, 8 elements each.
 const WARP_COLS: usize = 256;
 

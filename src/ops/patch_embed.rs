@@ -104,7 +104,7 @@ impl Op for PatchEmbed {
         x.launch(s, rows)?;
         let (w, b) = (s.bf16(w), s.f32(b));
         let product = Affine { x: rows, w, b, rows: x.count(), n: dim, k: x.patches.values() };
-        product.launch(s, LINEAR, &[s.bf16(y).into()], &[])
+        product.launch(s, LINEAR, &[s.bf16(y)], &[])
     }
     fn flops(&self) -> u64 {
         2 * (self.x.count() * self.dim * self.x.patches.values()) as u64

@@ -1,16 +1,16 @@
 //! The gradients of a linear layer's weights and biases, for whatever gives its rows.
-use super::tiling::{self, Half, Kernels, Lies, Product, Tiling, in_vectors};
+use super::tiling::{self, Half, Kernels, Leaving, Lies, Product, Tiling, in_vectors};
 use super::{ROWS, column_sum};
 use crate::machine::cuda::{Arg, Card, Launch, Ptr, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, gemm};
 use crate::tape::{Adjoint, Tape, Tensor};
 use rayon::prelude::*;
 
-const LINEAR_WEIGHT_GRAD: Kernels = Kernels::new(
+pub(super) const KERNELS: Kernels = Kernels::new(
     ["linear_weight_grad", "linear_weight_grad_small"],
     "linear_weight_grad_wide",
     Half::Narrow("linear_weight_grad_narrow"),
-    1300,
+    Leaving { instructions: 335, tensors: 1 },
 );
 
 /// The gradients of weights `w`, of `n k` elements, and biases `b: [n]` from `dy: [rows, n]` and rows `x:
@@ -61,7 +61,7 @@ impl WeightGrad {
     pub(super) fn split(&self, card: Card) -> Split {
         let &WeightGrad { rows, n, k, .. } = self;
         let product = Product { shape: [n, k], sum: rows, in_vectors: in_vectors(n, k) };
-        Split { grad: *self, tiling: Tiling::of_split(card, LINEAR_WEIGHT_GRAD, product) }
+        Split { grad: *self, tiling: Tiling::of_split(card, KERNELS, product) }
     }
 }
 

@@ -19,7 +19,7 @@ __device__ __forceinline__ void multiply(float (&d)[32], uint32_t a, uint32_t b,
   ptx::wgmma_commit();
 }
 
-__device__ __forceinline__ void store(float* __restrict__ c /* [64][64] */, const float (&d)[32]) {
+__device__ __forceinline__ void store(float* __restrict__ c /* [64][64] of each warpgroup */, const float (&d)[32]) {
 #pragma unroll
   for (int r = 0; r < 32; r++) {
     const int row = warp_id() * 16 + lane_id() / 4 + r / 2 % 2 * 8;
@@ -114,6 +114,71 @@ extern "C" __global__ void __launch_bounds__(THREADS + 32)
   store(c, d);
 }
 EMU_KERNEL(planted_ring)
+
+// planted_ring for two warpgroups that take three tiles in turn, c = the sums of each one's. Bug 1: without turns,
+// one that is ahead takes a stage for full that has been filled an even number of times less.
+constexpr int TURN = 3;
+
+extern "C" __global__ void __launch_bounds__(2 * THREADS + 32)
+    planted_turns(const __grid_constant__ TensorMap a /* [tiles][64][64] */,
+                  const __grid_constant__ TensorMap b /* [tiles][64][64] */,
+                  float* __restrict__ c /* [2][64][64] */, int tiles, int bug) {
+  DYN_SMEM(Ring, ring);
+  const int group = threadIdx.x / THREADS;
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < STAGES; s++) {
+      ptx::mbar_init(ptx::smem_u32(&ring->full[s]), 1);
+      ptx::mbar_init(ptx::smem_u32(&ring->empty[s]), THREADS);
+    }
+    ptx::mbar_fence_init();
+  }
+  __syncthreads();
+  if (group == 2) {
+    for (int t = 0; t < tiles && threadIdx.x == 2 * THREADS; t++) {
+      const int s = t % STAGES;
+      const uint32_t full = ptx::smem_u32(&ring->full[s]);
+      ptx::mbar_wait(ptx::smem_u32(&ring->empty[s]), t / STAGES % 2 ^ 1);
+      ptx::mbar_arrive_expect_tx(full, 2 * TILE_BYTES);
+      ptx::tma_load_3d(ptx::smem_u32(ring->a[s]), &a, 0, 0, t, full);
+      ptx::tma_load_3d(ptx::smem_u32(ring->b[s]), &b, 0, 0, t, full);
+    }
+    return;
+  }
+  const auto await_turn = [&] {
+    if (bug != 1) {
+      ptx::bar_sync(1 + group, 2 * THREADS);
+    }
+  };
+  const auto pass_turn = [&] {
+    if (bug != 1) {
+      ptx::bar_arrive(2 - group, 2 * THREADS);
+    }
+  };
+  float d[32] = {};
+  int whose = 0;
+  if (group == 1) {
+    pass_turn();
+  }
+  for (int first = 0; first < tiles; first += TURN) {
+    if (whose == group) {
+      await_turn();
+      for (int t = first; t < min(first + TURN, tiles); t++) {
+        const int s = t % STAGES;
+        ptx::mbar_wait(ptx::smem_u32(&ring->full[s]), t / STAGES % 2);
+        multiply(d, ptx::smem_u32(ring->a[s]), ptx::smem_u32(ring->b[s]), EIGHT_ROWS);
+        ptx::wgmma_wait<0>();
+        ptx::mbar_arrive(ptx::smem_u32(&ring->empty[s]));
+      }
+      pass_turn();
+    }
+    whose ^= 1;
+  }
+  if (whose == group) {
+    await_turn();
+  }
+  store(c, d);
+}
+EMU_KERNEL(planted_turns)
 
 // y = x, tile by tile through a buffer that TMA stores from, and z = the last tile of y. Bug 1: TMA may not see what
 // the threads have written (no proxy fence). Bug 2: the buffer is written again before it was read. Bug 3: y is read
