@@ -22,12 +22,6 @@
 
 using namespace attn;
 
-// Columns of scores that the gradients have in registers at a time.
-constexpr int SLICE = 16;
-
-// The row statistics that the gradients need: log2 of the sum of exponentials and rowsum(dy y), interleaved.
-using Statistics = float2;
-
 // Starts to copy a block of keys and values to the stage that is its turn's.
 __device__ __forceinline__ void load_keys(
     Stage* stages, const Head& head, const bf16* __restrict__ qkv, int from, int width) {
@@ -61,8 +55,7 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention(
   load_operand(q, q_tile + warp_row * COLUMNS);
 
   Sums<2, 8> out = {};
-  float best[2][2] = {{-INFINITY, -INFINITY}, {-INFINITY, -INFINITY}};
-  float sum[2][2] = {};  // of this thread's columns
+  Softmax<2> softmax;
   for (int from = 0; from < head.keys; from += BLOCK) {
     if (from + BLOCK < head.keys) load_keys(stages, head, qkv, from + BLOCK, width);
     ptx::cp_async_commit();
@@ -71,50 +64,14 @@ extern "C" __global__ void __launch_bounds__(128, 2) attention(
       Sums<2, 8> s = {};
       multiply_nt(s, q, stage.first);
       if (head.keys - from < BLOCK) mask(s, head.keys - from);
-#pragma unroll
-      for (int m = 0; m < 2; m++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          // fmaxf passes over what is no number; the exponential does not, and the sum keeps it.
-          float top = best[m][half];
-#pragma unroll
-          for (int n = 0; n < 8; n++) top = fmaxf(top, fmaxf(s[m][n][half * 2], s[m][n][half * 2 + 1]));
-          top = row_max(top);
-          const float correction = ptx::exp2_approx((best[m][half] - top) * scale2), shift = top * scale2;
-          best[m][half] = top;
-          sum[m][half] *= correction;
-#pragma unroll
-          for (int n = 0; n < 8; n++)
-#pragma unroll
-            for (int i = half * 2; i < half * 2 + 2; i++) {
-              out[m][n][i] *= correction;
-              s[m][n][i] = ptx::exp2_approx(fmaf(s[m][n][i], scale2, -shift));
-              sum[m][half] += s[m][n][i];
-            }
-        }
-      Operand<2, 4> p;
-      to_bf16(p, s);
-      multiply_nn(out, p, stage.second);
+      softmax.weigh(s, out, scale2);
+      multiply_nn(out, s, stage.second);
     }
     ptx::cp_async_wait<0>();
     __syncthreads();
   }
 
-#pragma unroll
-  for (int m = 0; m < 2; m++)
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      const float total = row_sum(sum[m][half]);
-      const float inverse = head.keys > 0 ? 1.f / total : 0.f;
-#pragma unroll
-      for (int n = 0; n < 8; n++) {
-        out[m][n][half * 2] *= inverse;
-        out[m][n][half * 2 + 1] *= inverse;
-      }
-      const int row = first + warp_row + m * 16 + half * 8 + lane_id() / 4;
-      if (lane_id() % 4 == 0 && row < length)
-        log_sum[head.row + row] = head.keys > 0 ? best[m][half] * score_scale + logf(total) : 0.f;
-    }
+  softmax.finish(out, log_sum + head.row, first + warp_row, length, score_scale);
   to_bf16(q, out);
   store_rows(y + head.y, head.y_stride, first + warp_row, length, width, q, q_tile + warp_row * COLUMNS);
 }
@@ -145,62 +102,6 @@ __device__ __forceinline__ void row_statistics(Statistics* statistics, const Hea
     if (chunk == 0) statistics[r] = make_float2(in ? log_sum[head.row + from + r] * LOG2_E : 0.f, delta);
   }
   __syncwarp();
-}
-
-// Those of the rows that a thread holds.
-template <int M>
-__device__ __forceinline__ void own_rows(Statistics (&own)[M][2], const Statistics* statistics) {
-#pragma unroll
-  for (int m = 0; m < M; m++)
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-      own[m][half] = statistics[m * 16 + half * 8 + lane_id() / 4];
-}
-
-// dq += ds k without the scale, for SLICE keys of the tiles, of which `keys` count.
-template <int M>
-__device__ __forceinline__ void query_grad(Sums<M, 8>& dq, const Operand<M, 4>& q, const Operand<M, 4>& dy,
-    const Statistics (&own)[M][2], const bf16* k_tile, const bf16* v_tile, int keys, float scale2) {
-  Sums<M, SLICE / 8> p = {}, ds = {};
-  multiply_nt(p, q, k_tile);
-  multiply_nt(ds, dy, v_tile);
-  if (keys < SLICE) mask(p, keys);
-#pragma unroll
-  for (int m = 0; m < M; m++)
-#pragma unroll
-    for (int n = 0; n < SLICE / 8; n++)
-#pragma unroll
-      for (int i = 0; i < 4; i++) {
-        const Statistics row = own[m][i / 2];
-        ds[m][n][i] = ptx::exp2_approx(fmaf(p[m][n][i], scale2, -row.x)) * (ds[m][n][i] - row.y);
-      }
-  Operand<M, SLICE / 16> left;
-  to_bf16(left, ds);
-  multiply_nn(dq, left, k_tile);
-}
-
-// dk += ds^T q without the scale and dv += p^T dy, for SLICE queries of the tiles. Those beyond the length
-// are zeros and so are their statistics: their weights are finite, and they add nothing.
-__device__ __forceinline__ void key_grad(Sums<1, 8>& dk, Sums<1, 8>& dv, const Operand<1, 4>& k,
-    const Operand<1, 4>& v, const bf16* q_tile, const bf16* dy_tile, const Statistics* statistics,
-    float scale2) {
-  Sums<1, SLICE / 8> p = {}, ds = {};
-  multiply_nt(p, k, q_tile);
-  multiply_nt(ds, v, dy_tile);
-#pragma unroll
-  for (int n = 0; n < SLICE / 8; n++) {
-    const float4 two = *vector_at<const float4>(statistics + n * 8 + lane_id() % 4 * 2);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      p[0][n][i] = ptx::exp2_approx(fmaf(p[0][n][i], scale2, i % 2 ? -two.z : -two.x));
-      ds[0][n][i] = p[0][n][i] * (ds[0][n][i] - (i % 2 ? two.w : two.y));
-    }
-  }
-  Operand<1, SLICE / 16> left;
-  to_bf16(left, p);
-  multiply_nn(dv, left, dy_tile);
-  to_bf16(left, ds);
-  multiply_nn(dk, left, q_tile);
 }
 
 // 32 query rows a warp, as `attention`. Dynamic shared memory: blockDim.x rows of q, later of dq; as many of

@@ -16,8 +16,6 @@ using namespace hopper;
 
 namespace {
 
-using Statistics = float2;
-
 template <class Ring>
 struct Shared {
   Own own;
@@ -35,7 +33,7 @@ struct Shared {
 
 // --- Of queries --------------------------------------------------------------------------------------------
 
-constexpr int KEYS = 128, KEY_STAGES = 3;
+constexpr int KEYS = 128, KEY_STAGES = 4;
 
 // Owned: queries and dy; in the ring: keys and values.
 using SharedQ = Shared<Ring<KEYS, KEY_STAGES>>;
@@ -94,23 +92,20 @@ __device__ __forceinline__ void query_grads(
     begin_addition<KEYS>(dq, ds, keys);
     ptx::wgmma_commit();
   };
-  // The scores' gradient, once that of the block before has been used.
-  const auto score_grads = [&](int block) {
+  const auto score_grads = [&](int) {
 #pragma unroll
     for (int i = 0; i < KEYS / 2; i++) {
       const Statistics row = own[i / 2 % 2];
       s[i] = ptx::exp2_approx(fmaf(s[i], scale2, -row.x)) * (dp[i] - row.y);
     }
-    ptx::wgmma_wait<0>();
-    if (block > 0) ring.give_back(block - 1);
-    to_operand<KEYS>(ds, s);
   };
-  for_each_block(blocks, begin_scores, score_grads, begin_sums,
+  for_each_block(ring, blocks, begin_scores, score_grads, [&] { to_operand<KEYS>(ds, s); }, begin_sums,
                  [&] { hopper::mask<KEYS>(s, (blocks - 1) * KEYS, head.keys); });
 
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its queries
-  const int h = blockIdx.y;
-  store_sums({dqkv, h * HEAD_WIDTH}, first, dq, {score_scale, score_scale}, shared->own.first);
+  const int h = blockIdx.y, row = warp_row();
+  store_sums({dqkv, h * HEAD_WIDTH}, first + row, dq, score_scale, shared->own.first + row * HEAD_WIDTH);
+  await_stores();
 }
 
 // --- Of keys and values ------------------------------------------------------------------------------------
@@ -146,12 +141,18 @@ __device__ __forceinline__ void key_grads(
   // Rows are keys here, columns queries.
   float s[QUERIES / 2], dp[QUERIES / 2], dk[HEAD_WIDTH / 2] = {}, dv[HEAD_WIDTH / 2] = {};
   uint32_t p[QUERIES / 16][4], ds[QUERIES / 16][4];
+  Statistics rows[QUERIES / 8][2];  // of the columns that a thread holds; on their way while scores are made
   const auto begin_scores = [&](int block) {
     const uint32_t queries = ring.first(block), dy_rows = ring.second(block);
     ptx::wgmma_fence();
     begin_product<QUERIES>(s, keys, queries);
     begin_product<QUERIES>(dp, values, dy_rows);
     ptx::wgmma_commit();
+#pragma unroll
+    for (int i = 0; i < QUERIES / 4; i++) {
+      const int query = block * QUERIES + i / 2 * 8 + lane_id() % 4 * 2 + i % 2;
+      rows[i / 2][i % 2] = query < length ? statistics[head.row + query] : Statistics{0.0f, 0.0f};
+    }
   };
   const auto begin_sums = [&](int block) {
     const uint32_t queries = ring.first(block), dy_rows = ring.second(block);
@@ -160,36 +161,29 @@ __device__ __forceinline__ void key_grads(
     begin_addition<QUERIES>(dk, ds, queries);
     ptx::wgmma_commit();
   };
-  // Weights and the scores' gradient, once those of the block before have been used. Queries beyond the length
-  // are zeros and so are their statistics: their weights are finite, and they add nothing.
-  const auto score_grads = [&](int block) {
+  // Queries beyond the length are zeros and so are their statistics: their weights are finite, and they add nothing.
+  const auto score_grads = [&](int) {
 #pragma unroll
-    for (int n = 0; n < QUERIES / 8; n++) {
-#pragma unroll
-      for (int column = 0; column < 2; column++) {
-        const int query = block * QUERIES + n * 8 + lane_id() % 4 * 2 + column;
-        const Statistics row = query < length ? statistics[head.row + query] : Statistics{0.0f, 0.0f};
-#pragma unroll
-        for (int i = n * 4 + column; i < n * 4 + 4; i += 2) {
-          s[i] = ptx::exp2_approx(fmaf(s[i], scale2, -row.x));
-          dp[i] = s[i] * (dp[i] - row.y);
-        }
-      }
+    for (int i = 0; i < QUERIES / 2; i++) {
+      const Statistics row = rows[i / 4][i % 2];
+      s[i] = ptx::exp2_approx(fmaf(s[i], scale2, -row.x));
+      dp[i] = s[i] * (dp[i] - row.y);
     }
-    ptx::wgmma_wait<0>();
-    if (block > 0) ring.give_back(block - 1);
+  };
+  const auto hand_over = [&] {
     to_operand<QUERIES>(p, s);
     to_operand<QUERIES>(ds, dp);
   };
-  for_each_block(blocks, begin_scores, score_grads, begin_sums, [] {});
+  for_each_block(ring, blocks, begin_scores, score_grads, hand_over, begin_sums, [] {});
 
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its keys and values
   // Of keys that do not count the sums may be anything, also no numbers.
   zero_rows(dk, head.keys - first);
   zero_rows(dv, head.keys - first);
-  const int heads = gridDim.y, h = blockIdx.y;
-  store_sums({dqkv, (heads + h) * HEAD_WIDTH}, first, dk, {score_scale, score_scale}, shared->own.first);
-  store_sums({dqkv, (2 * heads + h) * HEAD_WIDTH}, first, dv, {1.0f, 1.0f}, shared->own.second);
+  const int heads = gridDim.y, h = blockIdx.y, row = warp_row(), at = row * HEAD_WIDTH;
+  store_sums({dqkv, (heads + h) * HEAD_WIDTH}, first + row, dk, score_scale, shared->own.first + at);
+  store_sums({dqkv, (2 * heads + h) * HEAD_WIDTH}, first + row, dv, 1.0f, shared->own.second + at);
+  await_stores();
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ using namespace hopper;
 
 namespace {
 
-constexpr int KEYS = 128, STAGES = 3;
+constexpr int KEYS = 128, STAGES = 4;
 
 struct Shared {
   bf16 queries[BLOCK_ROWS * HEAD_WIDTH];
@@ -91,18 +91,17 @@ __device__ __forceinline__ void consume(
     begin_addition<KEYS>(sums, p, values);
     ptx::wgmma_commit();
   };
-  // Weights from scores, once those of the block before have been used: their registers and stage are free.
-  const auto weigh_block = [&](int block) {
-    float correction[2];
+  float correction[2];
+  const auto weigh_block = [&](int) {
 #pragma unroll
     for (int half = 0; half < 2; half++) correction[half] = weigh(s, half, rows[half], scale2);
-    ptx::wgmma_wait<0>();
-    if (block > 0) ring.give_back(block - 1);
+  };
+  const auto hand_over = [&] {
 #pragma unroll
     for (int i = 0; i < HEAD_WIDTH / 2; i++) sums[i] *= correction[i / 2 % 2];
     to_operand<KEYS>(p, s);
   };
-  for_each_block(blocks, begin_scores, weigh_block, begin_values,
+  for_each_block(ring, blocks, begin_scores, weigh_block, hand_over, begin_values,
                  [&] { hopper::mask<KEYS>(s, (blocks - 1) * KEYS, head.keys); });
 
   float inverse[2];
@@ -116,8 +115,11 @@ __device__ __forceinline__ void consume(
     }
   }
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its queries
-  const int h = blockIdx.y;
-  store_sums({y, h * HEAD_WIDTH}, first, sums, inverse, shared->queries);
+#pragma unroll
+  for (int i = 0; i < HEAD_WIDTH / 2; i++) sums[i] *= inverse[i / 2 % 2];
+  const int h = blockIdx.y, row = warp_row();
+  store_sums({y, h * HEAD_WIDTH}, first + row, sums, 1.0f, shared->queries + row * HEAD_WIDTH);
+  await_stores();
 }
 
 }  // namespace

@@ -119,23 +119,33 @@ __device__ __forceinline__ void begin_addition(
 }
 
 // Goes through the blocks of a ring: begins a block's scores, weighs them, and begins the sums that take the
-// weights. The next block's scores are begun before this one's sums, so that the tensor cores are busy while
-// exponentials are taken; the last block's are masked before they are weighed. (As the loop's last turn by a
-// condition, these would make ptxas wait after every product.)
-template <class Scores, class Weigh, class AddUp, class Mask>
+// weights. The next block's scores are begun before this one's sums, and while the tensor cores add these up,
+// exponentials are taken; the last block's scores are masked before they are weighed. (As the loop's last turn by
+// a condition, the mask would make ptxas wait after every product. The branch of the wait for the next block keeps
+// it from waiting for the sums before the exponentials.)
+template <class Ring, class Scores, class Weigh, class HandOver, class AddUp, class Mask>
 __device__ __forceinline__ void for_each_block(
-    int blocks, const Scores& begin_scores, const Weigh& weigh, const AddUp& begin_sums, const Mask& mask_last) {
+    Ring& ring, int blocks, const Scores& begin_scores, const Weigh& weigh, const HandOver& hand_over,
+    const AddUp& begin_sums, const Mask& mask_last) {
   if (blocks == 0) return;
+  // Weights become an operand once those of the block before have been used: their registers and stage are free.
+  const auto take_weights = [&](int block) {
+    weigh(block);
+    ring.first(min(block + 1, blocks - 1));
+    ptx::wgmma_wait<0>();
+    if (block > 0) ring.give_back(block - 1);
+    hand_over();
+  };
   begin_scores(0);
   ptx::wgmma_wait<0>();
   for (int block = 0; block < blocks - 1; block++) {
-    weigh(block);
+    take_weights(block);
     begin_scores(block + 1);
     begin_sums(block);
     ptx::wgmma_wait<1>();  // the scores
   }
   mask_last();
-  weigh(blocks - 1);
+  take_weights(blocks - 1);
   begin_sums(blocks - 1);
   ptx::wgmma_wait<0>();
 }
@@ -156,18 +166,17 @@ __device__ __forceinline__ void mask(float (&scores)[N / 2], int from, int lengt
   }
 }
 
-// Stores a warp's 16 rows of sums times `by` as rows from `row` on of these columns, those inside of the
-// sequence, by way of the warp's rows of a tile that nobody reads any more.
+// Begins to store a warp's 16 rows of sums times `by` as rows from `row` on of these columns, those inside of the
+// sequence, by way of 16 rows of a tile that nobody reads any more.
 __device__ __forceinline__ void store_sums(
-    const Columns& to, int row, const float (&sum)[HEAD_WIDTH / 2], const float (&by)[2], bf16* tile) {
-  bf16* const rows = tile + warp_row() * HEAD_WIDTH;
+    const Columns& to, int row, const float* sum /* [HEAD_WIDTH / 2] */, float by, bf16* rows) {
 #pragma unroll
   for (int i = 0; i < HEAD_WIDTH / 16; i++) {
     uint32_t pairs[4];
 #pragma unroll
     for (int j = 0; j < 4; j++) {
       const int at = (i * 4 + j) * 2;
-      pairs[j] = pack(sum[at] * by[j % 2], sum[at + 1] * by[j % 2]);
+      pairs[j] = pack(sum[at] * by, sum[at + 1] * by);
     }
     const int place = tile_at<HEAD_WIDTH>(lane_id() % 16, i * 2 + lane_id() / 16);
     ptx::stmatrix_x4(ptx::smem_u32(rows + place), pairs);
@@ -175,10 +184,14 @@ __device__ __forceinline__ void store_sums(
   ptx::fence_proxy_async();
   __syncwarp();
   if (lane_id() == 0) {
-    ptx::tma_store_3d(to.map, to.col, row + warp_row(), blockIdx.z, ptx::smem_u32(rows));
+    ptx::tma_store_3d(to.map, to.col, row, blockIdx.z, ptx::smem_u32(rows));
     ptx::tma_store_commit();
-    ptx::tma_store_wait_read<0>();
   }
+}
+
+// Waits until what this warp stores has been read: only then may the block end.
+__device__ __forceinline__ void await_stores() {
+  if (lane_id() == 0) ptx::tma_store_wait_read<0>();
 }
 
 }  // namespace hopper

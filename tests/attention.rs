@@ -77,14 +77,14 @@ fn bounded(what: &str, got: &[f32], plain: &[f32], exact: &[f64], of: impl Fn(us
 
 #[test]
 fn lengths_round_every_block() {
-    for length in [1, 2, 7, 54, 64, 65, 96, 97, 128, 129, 192, 321, 401] {
+    for length in [1, 2, 7, 54, 64, 65, 96, 97, 128, 129, 160, 161, 192, 257, 320, 321, 401] {
         hold([1, length, 2, 64], None, |x, _, _| x);
     }
 }
 
 #[test]
 fn sequences_with_keys_of_their_own() {
-    for (length, keys) in [(33, [33, 0, 1]), (150, [64, 0, 65]), (330, [1, 130, 329])] {
+    for (length, keys) in [(33, [33, 0, 1]), (150, [64, 0, 65]), (250, [1, 33, 249]), (330, [1, 130, 329])] {
         for width in [24, 64] {
             hold([3, length, 1, width], Some(&keys), |x, _, _| x);
         }
@@ -93,7 +93,7 @@ fn sequences_with_keys_of_their_own() {
 
 #[test]
 fn one_key_that_takes_all_and_keys_that_share_alike() {
-    for length in [50, 140] {
+    for length in [50, 170, 340] {
         hold([1, length, 1, 64], None, |x, part, token| if part == 1 && token == 20 { 30.0 * x } else { x });
         hold([1, length, 1, 64], None, |x, part, _| if part == 0 { 0.0 } else { x });
     }
@@ -102,7 +102,7 @@ fn one_key_that_takes_all_and_keys_that_share_alike() {
 /// Every score far below zero, so that exp(-log_sum) is infinite and a key beyond the length must not meet it.
 #[test]
 fn scores_far_below_zero() {
-    for length in [50, 140] {
+    for length in [50, 170, 340] {
         let value = |x: f32, part, _| match part {
             0 => 4.0 + x,
             1 => -4.0 + x,

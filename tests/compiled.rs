@@ -36,7 +36,7 @@ const HOPPER_PRODUCTS: [&str; 12] = [
     "linear_weight_grad_narrow",
 ];
 
-const EXPECTED: [Expected; 10] = [
+const EXPECTED: [Expected; 11] = [
     Expected {
         file: "linear",
         kernels: &["linear", "linear_gelu", "linear_residual", "linear_input_grad", "linear_weight_grad"],
@@ -78,6 +78,12 @@ const EXPECTED: [Expected; 10] = [
         kernels: &["attention_long_grad_q", "attention_long_grad_kv"],
         has: &["HGMMA.64x64x16", "UTMALDG.3D", "MUFU.EX2", "USETMAXREG", "STSM.16.M88.4", "UTMASTG.3D"],
         lacks: &["LDGSTS", " HMMA"],
+    },
+    Expected {
+        file: "attention_short_sm90",
+        kernels: &["attention_short", "attention_medium", "attention_short_grad"],
+        has: &["HMMA.16816.F32.BF16", "LDSM.16.M", "UTMALDG.3D", "MUFU.EX2", "STSM.16.M88.4", "UTMASTG.3D"],
+        lacks: &["LDGSTS", "LDG.E.128", "STG.E.128"],
     },
     Expected {
         file: "layer_norm",
@@ -177,6 +183,36 @@ fn tiles_are_left_in_as_many_instructions_as_their_choice_takes_for_granted() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// In the loop over blocks exponentials are taken while the tensor cores add up what the block before has left: before
+/// the wait for these sums. (Nothing in PTX keeps the compiler from waiting first.)
+#[test]
+fn attention_takes_exponentials_while_the_tensor_cores_work() {
+    let Some(code) = code() else { return };
+    for (file, kernel) in [
+        ("attention_sm90", "attention_long"),
+        ("attention_grad_sm90", "attention_long_grad_q"),
+        ("attention_grad_sm90", "attention_long_grad_kv"),
+    ] {
+        let code: Vec<&str> = code[file][kernel].lines().filter(|line| line.contains(';')).collect();
+        let address = |at: usize| code[at].trim_start().trim_start_matches("/*").split('*').next().unwrap();
+        let back = |at: usize| {
+            let target = code[at].split_once("BRA").and_then(|(_, to)| to.split_once("0x"))?;
+            let target = target.1.split(' ').next().unwrap();
+            (0..at).find(|&from| address(from).trim_start_matches('0') == target)
+        };
+        let loops = (0..code.len()).filter_map(|end| back(end).map(|from| &code[from..end]));
+        let all = |code: &[&str], opcode: &str| code.iter().filter(|line| line.contains(opcode)).count();
+        let turn = loops
+            .filter(|turn| all(turn, "WARPGROUP.DEPBAR") == 2 && all(turn, "MUFU.EX2") > 16)
+            .min_by_key(|turn| turn.len())
+            .unwrap();
+        let wait = turn.iter().position(|line| line.contains("WARPGROUP.DEPBAR")).unwrap();
+        let [before, exponentials] = [&turn[..wait], turn].map(|code| all(code, "MUFU.EX2"));
+        println!("{kernel}: {before} of {exponentials} exponentials before the wait");
+        assert!(4 * before > 3 * exponentials, "{kernel}: {before} of {exponentials}");
+    }
 }
 
 /// A warpgroup that produces and two that consume start with equal shares of the registers; two blocks of the others

@@ -106,7 +106,8 @@ fn attention() -> Vec<Case> {
         ([2, 11, 2, 8], "odd length"),
         ([1, 38, 3, 64], "visible tokens"),
         ([1, 300, 1, 8], "two tiles"),
-        ([2, 130, 2, 64], "long on Hopper"),
+        ([2, 130, 2, 64], "more than 128"),
+        ([1, 270, 1, 64], "more than a box has rows"),
         ([1, 401, 1, 64], "more blocks than Hopper's stages"),
     ] {
         cases.push(Case::new(
@@ -118,10 +119,13 @@ fn attention() -> Vec<Case> {
             },
         ));
     }
-    // The last on Hopper: keys that do not fill a block, that are one, and none.
-    for ([length, heads, width], lengths) in
-        [([9, 2, 8], vec![9, 4, 1, 0]), ([300, 2, 8], vec![299, 17]), ([260, 1, 64], vec![257, 128, 0])]
-    {
+    // The last two on Hopper: keys that do not fill a block, that are one, and none.
+    for ([length, heads, width], lengths) in [
+        ([9, 2, 8], vec![9, 4, 1, 0]),
+        ([300, 2, 8], vec![299, 17]),
+        ([260, 1, 64], vec![257, 128, 0]),
+        ([390, 1, 64], vec![385, 128, 0]),
+    ] {
         let batch = lengths.len();
         let shape = format!("{batch} x {length} x {heads} x {width}, {lengths:?} keys");
         cases.push(Case::new("attention", shape, move |r| {

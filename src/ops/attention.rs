@@ -4,7 +4,7 @@
 //! place. Scores exist one tile of query rows at a time; forward keeps only the log of each row's sum of
 //! exponentials, from which the gradient recomputes the weights. A sequence without keys yields zeros.
 use super::lanes;
-use crate::machine::cuda::{Arg, Launch, Result, Stream};
+use crate::machine::cuda::{Arg, Card, Launch, Result, Stream};
 use crate::machine::driver::Boxed;
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_head, gemm, scratch};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
@@ -15,9 +15,12 @@ const TILE: usize = 1 << 16;
 
 /// Rows of a block that the kernels stream, and of keys that one of their blocks owns.
 const BLOCK: usize = 64;
-/// Rows of a block of the kernel for long sequences on Hopper.
+/// Tokens of the longest sequence that one block of a kernel for Hopper takes whole, a warp for 16 queries or for 32.
+const SHORT: usize = 128;
+const MEDIUM: usize = 320;
+/// Rows of a block of the kernels for longer ones.
 const LONG_BLOCK: usize = 128;
-/// Rows that a warp of it stores together.
+/// Rows that a warp of either stores together.
 const STORED: usize = 16;
 /// Bytes of a row in the kernels' shared memory: 64 columns of bf16.
 const ROW: usize = 128;
@@ -25,6 +28,8 @@ const ROW: usize = 128;
 const STAGE: usize = 2 * BLOCK * ROW;
 /// Bytes of a row's statistics.
 const STATISTICS: usize = 8;
+/// Bytes of a barrier, and what aligns what comes after it.
+const BARRIER: usize = 16;
 /// Bytes of a ring of pairs of tiles with three barriers a stage. What holds tiles is a whole number of KiB.
 fn ring(rows: usize, stages: usize) -> usize {
     (stages * (2 * rows * ROW + 3 * 8)).next_multiple_of(1024)
@@ -80,22 +85,41 @@ impl Attention {
     fn query_rows(&self) -> usize {
         if self.shape[1] <= 5 * BLOCK { BLOCK } else { 2 * BLOCK }
     }
-    /// Whether the kernel for Hopper's long sequences takes it: queries that fill a block of it.
-    fn long(&self, s: &Stream) -> bool {
-        let [_, length, _, width] = self.shape;
-        s.card().hopper && width == 64 && length >= LONG_BLOCK
+    /// Whether kernels for Hopper take it.
+    fn on_hopper(&self, card: Card) -> bool {
+        card.hopper && self.shape[3] == 64
+    }
+    /// Rows of a tile of a whole sequence, and of the boxes that it comes in: at most 256.
+    fn whole(&self) -> (usize, usize) {
+        let rows = self.shape[1].next_multiple_of(32);
+        (rows, if rows <= 256 { rows } else { rows / 2 })
     }
     /// How many keys of each sequence count, or nothing for all.
     fn keys(&self, s: &Stream) -> Arg {
         self.lengths.map(|l| s.indices(l)).into()
     }
-    fn launch_long(&self, s: &Stream) -> Result<()> {
-        let length = self.shape[1];
+    fn launch_on_hopper(&self, s: &Stream) -> Result<()> {
+        let [batch, length, heads, _] = self.shape;
+        let (rows, of_box) = self.whole();
+        let short = |kernel, rows_of_warp| Launch {
+            kernel,
+            grid: [1, heads, batch],
+            block: 32 * length.div_ceil(rows_of_warp),
+            shared: 3 * rows * ROW + BARRIER,
+        };
+        let (launch, of_box) = match length {
+            ..=SHORT => (short("attention_short", 16), of_box),
+            ..=MEDIUM => (short("attention_medium", 32), of_box),
+            // Queries, a ring of four stages, one more barrier.
+            _ => (
+                self.long_launch("attention_long", LONG_BLOCK * ROW + ring(LONG_BLOCK, 4) + 1024),
+                LONG_BLOCK,
+            ),
+        };
         s.launch(
-            // Queries, a ring of three stages, one more barrier.
-            self.long_launch("attention_long", LONG_BLOCK * ROW + ring(LONG_BLOCK, 3) + 1024),
+            launch,
             &[
-                self.boxes_of_qkv(s, self.qkv, LONG_BLOCK)?,
+                self.boxes_of_qkv(s, self.qkv, of_box)?,
                 self.boxes(s, self.y, STORED)?,
                 self.keys(s),
                 s.f32(self.log_sum).into(),
@@ -155,8 +179,8 @@ impl Op for Attention {
             width <= 64 && width.is_multiple_of(8),
             "heads of width {width}: kernels take multiples of 8 to 64"
         );
-        if self.long(s) {
-            return self.launch_long(s);
+        if self.on_hopper(s.card()) {
+            return self.launch_on_hopper(s);
         }
         let rows = self.query_rows();
         let stages = if length <= BLOCK { 1 } else { 2 };
@@ -255,6 +279,31 @@ struct AttentionGrad {
 }
 
 impl AttentionGrad {
+    fn launch_short(&self, s: &Stream) -> Result<()> {
+        let of = self.of;
+        let [batch, length, heads, _] = of.shape;
+        let (rows, of_box) = of.whole();
+        // A warp for two strips of 16 rows, a thread for each row.
+        let launch = Launch {
+            kernel: "attention_short_grad",
+            grid: [1, heads, batch],
+            block: rows.max(128),
+            shared: rows * (5 * ROW + STATISTICS) + BARRIER,
+        };
+        s.launch(
+            launch,
+            &[
+                of.boxes_of_qkv(s, of.qkv, of_box)?,
+                of.boxes(s, self.dy, of_box)?,
+                of.boxes(s, of.y, of_box)?,
+                of.boxes_of_qkv(s, self.dqkv, STORED)?,
+                of.keys(s),
+                s.f32(of.log_sum).into(),
+                length.into(),
+                of.scale::<f32>().into(),
+            ],
+        )
+    }
     fn launch_long(&self, s: &Stream) -> Result<()> {
         const OTHER_BLOCK: usize = 64; // queries that meet a block of keys
         let of = self.of;
@@ -273,7 +322,7 @@ impl AttentionGrad {
             s.f32(of.log_sum).into(),
             statistics.into(),
         ];
-        let launch = of.long_launch("attention_long_grad_q", shared(LONG_BLOCK, 3));
+        let launch = of.long_launch("attention_long_grad_q", shared(LONG_BLOCK, 4));
         s.launch(launch, &[&queries[..], &shape].concat())?;
         let keys: [Arg; 5] = [
             of.boxes_of_qkv(s, of.qkv, OTHER_BLOCK)?,
@@ -298,8 +347,8 @@ impl Op for AttentionGrad {
         let (dy, qkv, dqkv) = (s.bf16(self.dy), s.bf16(of.qkv), s.bf16(self.dqkv));
         let (y, log_sum) = (s.bf16(of.y), s.f32(of.log_sum));
         let shape = [length.into(), width.into(), of.scale::<f32>().into()];
-        if of.long(s) {
-            return self.launch_long(s);
+        if of.on_hopper(s.card()) {
+            return if length <= MEDIUM { self.launch_short(s) } else { self.launch_long(s) };
         }
         if length <= WHOLE {
             let rows = length.next_multiple_of(32);
