@@ -142,6 +142,7 @@ impl TrainingStep {
                     flops: op.flops(),
                     cycles: op.cycles(Card::H200),
                     bytes: io.reads.iter().chain(&io.writes).map(bytes).sum::<usize>() as u64,
+                    folded: op.folded().iter().map(bytes).sum::<usize>() as u64,
                 });
             }
             kinds[at].times += 1;
@@ -218,6 +219,8 @@ pub struct Kind {
     pub cycles: Option<usize>,
     /// Bytes of all tensors it reads and writes.
     pub bytes: u64,
+    /// Bytes that would be read and written besides if what is folded into a product had kernels of its own.
+    pub folded: u64,
 }
 
 impl Kind {

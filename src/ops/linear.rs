@@ -211,6 +211,14 @@ impl Op for Linear {
     fn flops(&self) -> u64 {
         2 * (self.rows * self.n * self.k) as u64
     }
+    /// GELU reads what the product has written; a norm that adds the skip connection reads the product too.
+    fn folded(&self) -> Vec<Tensor> {
+        match self.epilogue {
+            Epilogue::Bias | Epilogue::Real => Vec::new(),
+            Epilogue::Gelu(h) => vec![h],
+            Epilogue::Residual { .. } => vec![self.y],
+        }
+    }
     fn cycles(&self, card: Card) -> Option<usize> {
         Some(affine_tiling(card, self.epilogue.kernels(), [self.rows, self.n, self.k]).cycles())
     }

@@ -119,6 +119,10 @@ impl Op for LinearInputGrad {
     fn flops(&self) -> u64 {
         2 * (self.rows * self.n * self.k) as u64
     }
+    /// The gradient of GELU's value, written and read.
+    fn folded(&self) -> Vec<Tensor> {
+        if self.pre.is_some() { vec![self.dx; 2] } else { Vec::new() }
+    }
     fn cycles(&self, card: Card) -> Option<usize> {
         Some(self.tiling(card).cycles())
     }
@@ -163,6 +167,10 @@ impl Op for LinearWeightGrad {
     }
     fn flops(&self) -> u64 {
         self.grad.flops()
+    }
+    /// The sums of its columns.
+    fn folded(&self) -> Vec<Tensor> {
+        vec![self.dy]
     }
     fn cycles(&self, card: Card) -> Option<usize> {
         Some(self.grad.split(card).cycles())

@@ -4,6 +4,8 @@ pub mod add;
 pub mod age_loss;
 pub mod append_mask_tokens;
 pub mod attention;
+mod attention_grad;
+mod attention_hopper;
 pub mod augment;
 pub mod copy;
 pub mod drop_path;

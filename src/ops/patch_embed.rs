@@ -146,6 +146,10 @@ impl Op for PatchEmbedGrad {
     fn flops(&self) -> u64 {
         self.grad.flops()
     }
+    /// The sums of its columns.
+    fn folded(&self) -> Vec<Tensor> {
+        vec![self.dy]
+    }
     /// Of the product alone.
     fn cycles(&self, card: Card) -> Option<usize> {
         Some(self.grad.split(card).cycles())

@@ -25,6 +25,11 @@ pub trait Op: Define<f32> + Define<f64> + fmt::Debug + Send + Sync {
     fn flops(&self) -> u64 {
         0
     }
+    /// Tensors that would be read or written once more if a product's kernel did nothing but multiply, as where a compiler
+    /// fuses all but products.
+    fn folded(&self) -> Vec<Tensor> {
+        Vec::new()
+    }
     /// Cycles that its kernels take on `card` by a model of them; nothing where there is none.
     fn cycles(&self, _card: cuda::Card) -> Option<usize> {
         None

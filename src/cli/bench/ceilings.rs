@@ -32,7 +32,11 @@ impl Ceilings {
     }
     /// Microseconds of its bytes.
     pub(super) fn us_memory(&self, kind: &Kind) -> Option<f64> {
-        self.gbs.map(|gbs| kind.bytes as f64 / gbs / 1e3)
+        self.us_of_bytes(kind.bytes)
+    }
+    /// Microseconds of so many bytes.
+    pub(super) fn us_of_bytes(&self, bytes: u64) -> Option<f64> {
+        self.gbs.map(|gbs| bytes as f64 / gbs / 1e3)
     }
     /// The clock at which an H200's tensor cores multiply that fast.
     pub(super) fn mhz(&self) -> f64 {

@@ -106,6 +106,7 @@ pub(super) struct Floor {
     kind: Kind,
     us_products: f64,
     us_memory: f64,
+    us_folded: f64,
     /// What the model of its kernels expects of them, nothing measured; where there is none, or memory takes longer, the
     /// floor.
     us_expected: f64,
@@ -125,8 +126,15 @@ pub(super) fn floors(step: &TrainingStep, ceilings: Ceilings) -> Vec<Floor> {
     let floor = |kind: Kind| {
         let (us_products, us_memory) = (ceilings.us_products(&kind), ceilings.us_memory(&kind));
         let us_memory = us_memory.unwrap_or(0.0);
+        let us_folded = ceilings.us_of_bytes(kind.folded).unwrap_or(0.0);
         let us_model = kind.cycles.map_or(0.0, |cycles| cycles as f64 / ceilings.mhz());
-        Floor { us_products, us_memory, us_expected: us_products.max(us_memory).max(us_model), kind }
+        Floor {
+            us_products,
+            us_memory,
+            us_folded,
+            us_expected: us_products.max(us_memory).max(us_model),
+            kind,
+        }
     };
     let mut floors: Vec<Floor> = step.kinds(WIDTHS).into_iter().map(floor).collect();
     floors.sort_by(|a, b| b.of_step().total_cmp(&a.of_step()));
@@ -165,18 +173,21 @@ pub(super) fn print_floors(floors: &[Floor]) {
     }
     println!("all: {total:.0} us");
     println!(
-        "expected of an H200 at that rate, by a model of the kernels of linear layers, all else at its floor: \
+        "expected of an H200 at that rate, by models of the kernels of linear layers and attention, all else at its floor: \
          {expected:.0} us"
     );
-    let share = |of: &dyn Fn(&Floor) -> bool| {
-        let sum = |us: fn(&Floor) -> f64| -> f64 {
-            floors.iter().filter(|f| of(f)).map(|f| us(f) * f.kind.times as f64).sum()
-        };
-        sum(|f| f.us_products) / sum(|f| f.us_expected)
+    let sum = |of: &str, us: &dyn Fn(&Floor) -> f64| -> f64 {
+        floors.iter().filter(|f| f.kind.name.starts_with(of)).map(|f| us(f) * f.kind.times as f64).sum()
     };
+    let share = |of: &str| sum(of, &|f| f.us_products) / sum(of, &|f| f.us_expected);
     println!(
-        "that is {:.2} of the rate of large products over the step, and {:.2} in linear layers",
-        share(&|_| true),
-        share(&|f| f.kind.cycles.is_some()),
+        "that is {:.2} of the rate of large products over the step, {:.2} in linear layers, {:.2} in attention",
+        share(""),
+        share("Linear"),
+        share("Attention"),
+    );
+    println!(
+        "what is folded into products would take {:.0} us in kernels of its own",
+        sum("", &|f| f.us_folded)
     );
 }

@@ -49,8 +49,9 @@ impl Forest<'_> {
         let longest = self.rows.iter().map(|row| row.label.chars().count()).max().unwrap_or_default();
         let left = (longest as f64 * 6.6 + 16.0).clamp(90.0, 270.0);
         let noted = self.rows.iter().any(|row| !row.note.is_empty());
-        let (width, top) = (700.0, TOP);
-        let right = width - if noted { 216.0 } else { 150.0 };
+        let (width, top) = (740.0, TOP);
+        // 22 characters of an estimate, up to 8 units each in the widest fonts, and a note.
+        let right = width - if noted { 250.0 } else { 190.0 };
         let bottom = top + self.rows.len() as f64 * ROW + 4.0;
         let ends = estimates().flat_map(|e| [e.value, e.low, e.high]).chain(self.zero);
         let x = Scale::round(ends, [left, right]);
@@ -126,8 +127,8 @@ mod tests {
             rows: &rows,
         };
         let svg = forest.render();
-        // From -2 to 0.5 by steps of 0.5: left 90, right 484.
-        let at = |v: f64| format!("{:.1}", 90.0 + (v + 2.0) / 2.5 * (484.0 - 90.0));
+        // From -2 to 0.5 by steps of 0.5: left 90, right 490.
+        let at = |v: f64| format!("{:.1}", 90.0 + (v + 2.0) / 2.5 * (490.0 - 90.0));
         let y = TOP + 1.5 * ROW;
         assert!(
             svg.contains(&format!("x1=\"{}\" y1=\"{y:.1}\" x2=\"{}\" y2=\"{y:.1}\"", at(-2.0), at(0.5))),

@@ -1,0 +1,143 @@
+//! Attention on Hopper: which kernels take a sequence, and how long they take.
+use super::attention::{Attention, ROW, STATISTICS};
+use super::attention_grad::AttentionGrad;
+use crate::machine::cuda::{Arg, Card, Launch, Result, Stream};
+use crate::machine::driver::Boxed;
+use crate::tape::Tensor;
+
+/// Tokens of the longest sequence that one block of a kernel for Hopper takes whole, a warp for 16 queries or for 32.
+const SHORT: usize = 128;
+const MEDIUM: usize = 320;
+/// Rows of a block of the kernels for longer ones.
+const LONG_BLOCK: usize = 128;
+/// Rows that a warp of either stores together.
+const STORED: usize = 16;
+/// Bytes of a barrier, and what aligns what comes after it.
+const BARRIER: usize = 16;
+/// Bytes of a ring of pairs of tiles with three barriers a stage. What holds tiles is a whole number of KiB.
+fn ring(rows: usize, stages: usize) -> usize {
+    (stages * (2 * rows * ROW + 3 * 8)).next_multiple_of(1024)
+}
+
+impl Attention {
+    /// Whether kernels for Hopper take it.
+    pub(super) fn on_hopper(&self, card: Card) -> bool {
+        card.hopper && self.shape[3] == 64
+    }
+    /// Rows of a tile of a whole sequence, and of the boxes that it comes in: at most 256.
+    fn whole(&self) -> (usize, usize) {
+        let rows = self.shape[1].next_multiple_of(32);
+        (rows, if rows <= 256 { rows } else { rows / 2 })
+    }
+    /// Launches the kernel that takes sequences of this length.
+    pub(super) fn launch_on_hopper(&self, s: &Stream) -> Result<()> {
+        let [batch, length, heads, _] = self.shape;
+        let (rows, of_box) = self.whole();
+        let short = |kernel, rows_of_warp| Launch {
+            kernel,
+            grid: [1, heads, batch],
+            block: 32 * length.div_ceil(rows_of_warp),
+            shared: 3 * rows * ROW + BARRIER,
+        };
+        let (launch, of_box) = if length <= SHORT {
+            (short("attention_short", 16), of_box)
+        } else if length <= MEDIUM {
+            (short("attention_medium", 32), of_box)
+        } else {
+            // Queries, a ring of four stages, one more barrier.
+            let shared = LONG_BLOCK * ROW + ring(LONG_BLOCK, 4) + 1024;
+            (self.long_launch("attention_long", shared), LONG_BLOCK)
+        };
+        s.launch(
+            launch,
+            &[
+                self.boxes_of_qkv(s, self.qkv, of_box)?,
+                self.boxes(s, self.y, STORED)?,
+                self.keys(s),
+                s.f32(self.log_sum).into(),
+                length.into(),
+                self.scale::<f32>().into(),
+            ],
+        )
+    }
+    /// A launch of a kernel for long sequences: a warpgroup that loads and two that multiply own a block.
+    fn long_launch(&self, kernel: &'static str, shared: usize) -> Launch {
+        let [batch, length, heads, _] = self.shape;
+        Launch { kernel, grid: [length.div_ceil(LONG_BLOCK), heads, batch], block: 384, shared }
+    }
+    /// How TMA cuts boxes of `rows` rows of a head from a tensor of the heads of tokens.
+    fn boxes(&self, s: &Stream, t: Tensor, rows: usize) -> Result<Arg> {
+        self.boxes_of(s, t, 1, rows)
+    }
+    /// The same from queries, keys and values, or their gradients.
+    fn boxes_of_qkv(&self, s: &Stream, t: Tensor, rows: usize) -> Result<Arg> {
+        self.boxes_of(s, t, 3, rows)
+    }
+    fn boxes_of(&self, s: &Stream, t: Tensor, parts: usize, rows: usize) -> Result<Arg> {
+        let [batch, length, heads, width] = self.shape;
+        let shape = vec![batch, length, parts * heads * width];
+        s.tensor_map(&Boxed { at: s.bf16(t).0, shape, of_box: [rows, width] })
+    }
+}
+
+impl AttentionGrad {
+    /// Launches the kernels that take sequences of this length.
+    pub(super) fn launch_on_hopper(&self, s: &Stream) -> Result<()> {
+        if self.of.shape[1] <= MEDIUM { self.launch_short(s) } else { self.launch_long(s) }
+    }
+    fn launch_short(&self, s: &Stream) -> Result<()> {
+        let of = self.of;
+        let [batch, length, heads, _] = of.shape;
+        let (rows, of_box) = of.whole();
+        // A warp for two strips of 16 rows, a thread for each row.
+        let launch = Launch {
+            kernel: "attention_short_grad",
+            grid: [1, heads, batch],
+            block: rows.max(128),
+            shared: rows * (5 * ROW + STATISTICS) + BARRIER,
+        };
+        s.launch(
+            launch,
+            &[
+                of.boxes_of_qkv(s, of.qkv, of_box)?,
+                of.boxes(s, self.dy, of_box)?,
+                of.boxes(s, of.y, of_box)?,
+                of.boxes_of_qkv(s, self.dqkv, STORED)?,
+                of.keys(s),
+                s.f32(of.log_sum).into(),
+                length.into(),
+                of.scale::<f32>().into(),
+            ],
+        )
+    }
+    fn launch_long(&self, s: &Stream) -> Result<()> {
+        const OTHER_BLOCK: usize = 64; // queries that meet a block of keys
+        let of = self.of;
+        let [batch, length, heads, _] = of.shape;
+        let statistics = s.workspace(batch * heads * length * STATISTICS);
+        let shape: [Arg; 2] = [length.into(), of.scale::<f32>().into()];
+        // What the block owns, two tiles and their barrier, and a ring.
+        let shared = |rows, stages| 2 * LONG_BLOCK * ROW + 1024 + ring(rows, stages);
+        let queries: [Arg; 8] = [
+            of.boxes_of_qkv(s, of.qkv, LONG_BLOCK)?,
+            of.boxes(s, self.dy, LONG_BLOCK)?,
+            of.boxes_of_qkv(s, self.dqkv, STORED)?,
+            of.keys(s),
+            s.bf16(self.dy).into(),
+            s.bf16(of.y).into(),
+            s.f32(of.log_sum).into(),
+            statistics.into(),
+        ];
+        let launch = of.long_launch("attention_long_grad_q", shared(LONG_BLOCK, 4));
+        s.launch(launch, &[&queries[..], &shape].concat())?;
+        let keys: [Arg; 5] = [
+            of.boxes_of_qkv(s, of.qkv, OTHER_BLOCK)?,
+            of.boxes(s, self.dy, OTHER_BLOCK)?,
+            of.boxes_of_qkv(s, self.dqkv, STORED)?,
+            of.keys(s),
+            statistics.into(),
+        ];
+        let launch = of.long_launch("attention_long_grad_kv", shared(OTHER_BLOCK, 4));
+        s.launch(launch, &[&keys[..], &shape].concat())
+    }
+}
