@@ -236,6 +236,13 @@ fn tokens() -> Vec<Case> {
             ops::append_mask_tokens(&mut r.tape, x, mask, pos, ids, Some(visible)).into()
         }));
     }
+    // More rows than 32 for each warp that the emulator runs at a time.
+    cases.push(Case::new("append_mask_tokens", "24 of 96 x 8, sixteen mask tokens", |r| {
+        let (x, mask, pos) = (r.param(&[3, 24, 8]), r.param(&[16, 1, 8]), r.input(&[1, 96, 8]));
+        let ids = (0..3).flat_map(|_| r.permutation(96)).collect();
+        let ids = r.indices(&[3, 96], ids);
+        ops::append_mask_tokens(&mut r.tape, x, mask, pos, ids, None).into()
+    }));
     cases
 }
 
