@@ -1,8 +1,10 @@
 // y = (x - mean) rstd gamma + beta for each row of x, rstd = 1 / sqrt(var + 1e-6), var biased, in two passes.
 //
-// A warp takes a row and holds it in registers: lane l has vectors l, l + 32, ... of 8 elements. The kernels
-// differ in how many vectors that is, and so in the longest row they take (their suffix). Bound by memory: 2
-// bytes read and 2 written an element; gamma and beta come from L1. Rows are a multiple of 8 long.
+// A warp takes a row, or two short ones, and holds it in registers: lane l has vectors l, l + 32, ... of 8
+// elements. The kernels differ in how many vectors that is, and so in the longest row they take (their suffix).
+// Bound by memory: 2 bytes read and 2 written an element; gamma and beta come from L1. Of the instructions that a
+// multiprocessor of an H200 has time for meanwhile, rows of 768 take 44 % and rows of 384 58 %. Rows are a multiple
+// of 8 long.
 //
 // The gradient, with g = dy gamma and xhat = (x - mean) rstd:
 //   dx = rstd (g - mean(g) - xhat mean(g xhat)) + skip,  dgamma = sum over rows of dy xhat,  dbeta = of dy
@@ -58,10 +60,10 @@ __device__ __forceinline__ void normalise(
     float squares = 0;
 #pragma unroll
     for (int k = 0; k < VECTORS; k++) {
-      const bool inside = column(k) < cols;
+      const float offset = column(k) < cols ? mu : 0;  // outside all are 0, and stay so
 #pragma unroll
       for (int i = 0; i < 8; i++) {
-        v[r][k][i] = inside ? v[r][k][i] - mu : 0;
+        v[r][k][i] -= offset;
         squares += v[r][k][i] * v[r][k][i];
       }
     }
@@ -174,7 +176,7 @@ extern "C" __global__ void __launch_bounds__(32 * WARPS) layer_norm_256(
 extern "C" __global__ void __launch_bounds__(32 * WARPS) layer_norm_512(
     const bf16* __restrict__ x, const float* __restrict__ gamma, const float* __restrict__ beta,
     bf16* __restrict__ y, float* __restrict__ mean, float* __restrict__ rstd, int rows, int cols) {
-  normalise<2, 1>(x, gamma, beta, y, mean, rstd, rows, cols);
+  normalise<2, 2>(x, gamma, beta, y, mean, rstd, rows, cols);
 }
 
 extern "C" __global__ void __launch_bounds__(32 * WARPS) layer_norm_768(

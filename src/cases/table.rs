@@ -240,6 +240,13 @@ fn tokens() -> Vec<Case> {
             ops::append_mask_tokens(&mut r.tape, x, mask, pos, ids, Some(visible)).into()
         }));
     }
+    // More rows than 32 for each warp that the emulator runs at a time.
+    cases.push(Case::new("append_mask_tokens", "24 of 96 x 8, sixteen mask tokens", |r| {
+        let (x, mask, pos) = (r.param(&[3, 24, 8]), r.param(&[16, 1, 8]), r.input(&[1, 96, 8]));
+        let ids = (0..3).flat_map(|_| r.permutation(96)).collect();
+        let ids = r.indices(&[3, 96], ids);
+        ops::append_mask_tokens(&mut r.tape, x, mask, pos, ids, None).into()
+    }));
     cases
 }
 
@@ -361,19 +368,25 @@ fn losses() -> Vec<Case> {
             Outputs { differentiable: vec![loss.loss], other: vec![loss.per_patch], ..Outputs::default() }
         }));
     }
-    for norm_pix in [true, false] {
-        // One channel, and lines that are whole vectors.
-        cases.push(Case::new(
-            "reconstruction_loss",
-            format!("3 of 4 patches of 8³, {norm_pix}"),
-            move |r| {
-                let (pred, volume) = (r.param(&[2, 3, 512]), r.activation(&[2, 1, 8, 16, 16]));
-                let ids = (0..2).flat_map(|_| r.permutation(4)[..3].to_vec()).collect();
-                let (ids, weight) = (r.indices(&[2, 3], ids), r.values(&[2, 3], vec![1.0; 6]));
-                let loss = ops::reconstruction_loss(&mut r.tape, pred, volume, ids, weight, 8, norm_pix);
+    // One channel, and lines that are whole vectors: half a warp of them, and several warps. Voxel by voxel: a quarter that
+    // is not whole; more patches than 32 for each block that the emulator runs at a time.
+    for (edge, grid, batch, count) in
+        [(8, [1, 2, 2], 2, 3), (16, [2, 1, 2], 1, 3), (6, [2, 1, 2], 2, 3), (2, [16, 16, 16], 2, 2100)]
+    {
+        for norm_pix in [true, false] {
+            let tokens = grid.iter().product();
+            let shape = format!("{count} of {tokens} patches of {edge}³, {norm_pix}");
+            cases.push(Case::new("reconstruction_loss", shape, move |r| {
+                let [x, y, z] = grid.map(|n| n * edge);
+                let pred = r.param(&[batch, count, edge * edge * edge]);
+                let volume = r.activation(&[batch, 1, x, y, z]);
+                let ids = (0..batch).flat_map(|_| r.permutation(tokens)[..count].to_vec()).collect();
+                let ids = r.indices(&[batch, count], ids);
+                let weight = r.values(&[batch, count], vec![1.0; batch * count]);
+                let loss = ops::reconstruction_loss(&mut r.tape, pred, volume, ids, weight, edge, norm_pix);
                 Outputs { differentiable: vec![loss.loss], other: vec![loss.per_patch], ..Outputs::default() }
-            },
-        ));
+            }));
+        }
     }
     let bins = Bins { first: -4.0, step: 0.5, count: 17, sigma: 0.6 };
     for (kind, how) in [

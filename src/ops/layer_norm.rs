@@ -33,7 +33,7 @@ const fn kernels(
 /// Laid out as in kernels/layer_norm.cu.
 const KERNELS: [Kernels; 5] = [
     kernels(256, "layer_norm_256", 2, "layer_norm_grad_256", 24),
-    kernels(512, "layer_norm_512", 1, "layer_norm_grad_512", 24),
+    kernels(512, "layer_norm_512", 2, "layer_norm_grad_512", 24),
     kernels(768, "layer_norm_768", 1, "layer_norm_grad_768", 16),
     kernels(1024, "layer_norm_1024", 1, "layer_norm_grad_1024", 12),
     kernels(2048, "layer_norm_2048", 1, "layer_norm_grad_2048", 8),

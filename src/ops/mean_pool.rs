@@ -49,10 +49,11 @@ impl Op for MeanPool {
         d.add(self.x, dx);
     }
     fn launch(&self, s: &Stream) -> Result<()> {
+        const COLS: usize = 128; // of a block
         let &Self { x, lengths, y, skip, batch, length, dim } = self;
         assert_vectors("mean_pool", dim);
         s.launch(
-            Launch { kernel: "mean_pool", grid: [dim.div_ceil(WARP_COLS), batch, 1], block: 512, shared: 0 },
+            Launch { kernel: "mean_pool", grid: [dim.div_ceil(COLS), batch, 1], block: 512, shared: 0 },
             &[
                 s.bf16(x).into(),
                 lengths.map(|t| s.indices(t)).into(),

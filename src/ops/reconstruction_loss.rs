@@ -79,25 +79,27 @@ impl Reconstruction {
             normalise_patch(target);
         }
     }
-    /// The kernel for these patches, of the two that there are, without its grid: a thread takes four vectors of 8
-    /// values where there are enough, and the target of a patch is kept in shared memory, in bf16.
-    fn kernel(&self, [lines, voxels]: [&'static str; 2]) -> Launch {
-        const MOST_SHARED: usize = 99 << 10;
+    /// The kernel for these patches, of the two that there are. A thread takes four vectors of 8 values, blocks walk over
+    /// the patches, as many as run at a time: 1024 threads a multiprocessor. The target is kept in shared memory, in bf16.
+    fn kernel(&self, [lines, voxels]: [&'static str; 2], processors: usize) -> Launch {
+        const MOST_THREADS: usize = 1024;
         let Patches { channels, edge, .. } = self.patches;
         let values = self.patches.values();
         assert_vectors("reconstruction_loss", values);
-        assert!(2 * values <= MOST_SHARED, "on a GPU a patch has at most {} values", MOST_SHARED / 2);
+        let block = values.div_ceil(4 * 8).next_multiple_of(32);
+        assert!(block <= MOST_THREADS, "on a GPU a patch has at most {} values", MOST_THREADS * 4 * 8);
         Launch {
             kernel: if channels == 1 && edge.is_multiple_of(8) { lines } else { voxels },
-            grid: [0, 1, 1],
-            block: values.div_ceil(4 * 8).next_multiple_of(32).clamp(64, 256),
+            grid: [(self.batch * self.count).min(processors * MOST_THREADS / block), 1, 1],
+            block,
             shared: 2 * values,
         }
     }
     /// What kernels are told of the patches.
-    fn geometry(&self) -> [Arg; 7] {
+    fn geometry(&self) -> [Arg; 8] {
         let Patches { channels, volume: [x, y, z], edge } = self.patches;
-        [self.count, channels, x, y, z, edge, usize::from(self.norm_pix)].map(Arg::from)
+        let patches = self.batch * self.count;
+        [patches, self.count, channels, x, y, z, edge, usize::from(self.norm_pix)].map(Arg::from)
     }
 }
 
@@ -127,10 +129,10 @@ impl Op for Reconstruction {
         d.add(self.pred, dpred);
     }
     fn launch(&self, s: &Stream) -> Result<()> {
-        let &Self { pred, volume, ids, weight, loss, total, per_patch, batch, count, .. } = self;
-        // Blocks walk over the patches: as many as run at a time, 1024 threads a multiprocessor.
-        let launch = self.kernel(["reconstruction_loss_lines", "reconstruction_loss_voxels"]);
-        let blocks = (batch * count).min(s.card().processors * 1024 / launch.block);
+        let &Self { pred, volume, ids, weight, loss, total, per_patch, .. } = self;
+        let kernels = ["reconstruction_loss_lines", "reconstruction_loss_voxels"];
+        let launch = self.kernel(kernels, s.card().processors);
+        let blocks = launch.grid[0];
         let parts = s.workspace(blocks * 2 * size_of::<f32>());
         let tensors = [
             s.bf16(pred).into(),
@@ -139,12 +141,8 @@ impl Op for Reconstruction {
             s.f32(weight).into(),
             s.f32(per_patch).into(),
             parts.into(),
-            (batch * count).into(),
         ];
-        s.launch(
-            Launch { grid: [blocks, 1, 1], ..launch },
-            &tensors.into_iter().chain(self.geometry()).collect::<Vec<_>>(),
-        )?;
+        s.launch(launch, &tensors.into_iter().chain(self.geometry()).collect::<Vec<_>>())?;
         s.launch(
             Launch { kernel: "reconstruction_loss_mean", grid: [1, 1, 1], block: 256, shared: 0 },
             &[parts.into(), s.f32(loss).into(), s.f32(total).into(), blocks.into()],
@@ -184,8 +182,9 @@ impl Op for ReconstructionGrad {
         Io::new([self.dloss, total, pred, volume, ids, weight], [self.dpred])
     }
     fn launch(&self, s: &Stream) -> Result<()> {
-        let Reconstruction { pred, volume, ids, weight, total, batch, count, .. } = self.of;
+        let Reconstruction { pred, volume, ids, weight, total, .. } = self.of;
         let kernels = ["reconstruction_loss_grad_lines", "reconstruction_loss_grad_voxels"];
+        let launch = self.of.kernel(kernels, s.card().processors);
         let tensors = [
             s.f32(self.dloss).into(),
             s.f32(total).into(),
@@ -195,10 +194,7 @@ impl Op for ReconstructionGrad {
             s.f32(weight).into(),
             s.bf16(self.dpred).into(),
         ];
-        s.launch(
-            Launch { grid: [batch * count, 1, 1], ..self.of.kernel(kernels) },
-            &tensors.into_iter().chain(self.of.geometry()).collect::<Vec<_>>(),
-        )
+        s.launch(launch, &tensors.into_iter().chain(self.of.geometry()).collect::<Vec<_>>())
     }
 }
 
