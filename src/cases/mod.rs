@@ -6,6 +6,7 @@ mod composed;
 pub mod conformance;
 pub mod controls;
 pub mod gradcheck;
+mod layers;
 pub mod parity;
 pub mod plain_attention;
 pub mod reference;
