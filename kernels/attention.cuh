@@ -116,7 +116,7 @@ __device__ __forceinline__ void load_operand(Operand<M, 4>& a, const bf16* tile)
   for (int m = 0; m < M; m++)
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-      const bf16* row = tile + tile_at<COLUMNS>(m * 16 + lane % 16, k * 2 + lane / 16);
+      const bf16* row = tile + tile_at<COLUMNS>(lane % 16, k * 2 + lane / 16) + m * 16 * COLUMNS;
       ptx::ldmatrix_x4(a[m][k], ptx::smem_u32(row));
     }
 }
@@ -142,7 +142,7 @@ __device__ __forceinline__ void multiply_nt(Sums<M, N>& c, const Operand<M, 4>& 
 #pragma unroll
     for (int n = 0; n < N; n += 2) {
       uint32_t b[4];
-      ptx::ldmatrix_x4(b, ptx::smem_u32(tile + tile_at<COLUMNS>(lane_row + n * 8, k * 2 + lane / 8 % 2)));
+      ptx::ldmatrix_x4(b, ptx::smem_u32(tile + tile_at<COLUMNS>(lane_row, k * 2 + lane / 8 % 2) + n * 8 * COLUMNS));
       multiply(c, n, a, k, b);
     }
 }
@@ -164,7 +164,7 @@ __device__ __forceinline__ void multiply_nn(Sums<M, 8>& c, const Sums<M, N>& a, 
 #pragma unroll
     for (int n = 0; n < 8; n += 2) {
       uint32_t b[4];
-      ptx::ldmatrix_x4_trans(b, ptx::smem_u32(tile + tile_at<COLUMNS>(k * 16 + lane % 16, n + lane / 16)));
+      ptx::ldmatrix_x4_trans(b, ptx::smem_u32(tile + tile_at<COLUMNS>(lane % 16, n + lane / 16) + k * 16 * COLUMNS));
       multiply(c, n, left, 0, b);
     }
   }

@@ -68,40 +68,14 @@ __device__ __forceinline__ void query_grads(
     SharedQ* shared, const Head& head, const bf16* __restrict__ dy, const bf16* __restrict__ y,
     const float* __restrict__ log_sum, const TensorMap* dqkv, Statistics* __restrict__ statistics, int first,
     int length, float score_scale) {
-  const int blocks = (head.keys + KEYS - 1) / KEYS;
-  const float scale2 = score_scale * LOG2_E;
   const uint32_t queries = ptx::smem_u32(shared->own.first) + part() * SIXTY_FOUR_ROWS;
   const uint32_t dy_rows = ptx::smem_u32(shared->own.second) + part() * SIXTY_FOUR_ROWS;
-  auto& ring = shared->ring;
   Statistics own[2];
   row_statistics(own, head, dy, y, log_sum, statistics, first, length);
   ptx::mbar_wait(ptx::smem_u32(&shared->own.full), 0);
 
-  float s[KEYS / 2], dp[KEYS / 2], dq[HEAD_WIDTH / 2] = {};
-  uint32_t ds[KEYS / 16][4];
-  const auto begin_scores = [&](int block) {
-    const uint32_t keys = ring.first(block), values = ring.second(block);
-    ptx::wgmma_fence();
-    begin_product<KEYS>(s, queries, keys);
-    begin_product<KEYS>(dp, dy_rows, values);
-    ptx::wgmma_commit();
-  };
-  const auto begin_sums = [&](int block) {
-    const uint32_t keys = ring.first(block);
-    ptx::wgmma_fence();
-    begin_addition<KEYS>(dq, ds, keys);
-    ptx::wgmma_commit();
-  };
-  const auto score_grads = [&](int) {
-#pragma unroll
-    for (int i = 0; i < KEYS / 2; i++) {
-      const Statistics row = own[i / 2 % 2];
-      s[i] = ptx::exp2_approx(fmaf(s[i], scale2, -row.x)) * (dp[i] - row.y);
-    }
-  };
-  for_each_block(ring, blocks, begin_scores, score_grads, [&] { to_operand<KEYS>(ds, s); }, begin_sums,
-                 [&] { hopper::mask<KEYS>(s, (blocks - 1) * KEYS, head.keys); });
-
+  float dq[HEAD_WIDTH / 2] = {};
+  hopper::query_grads<KEYS>(shared->ring, queries, dy_rows, own, head.keys, score_scale * LOG2_E, dq);
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its queries
   const int h = blockIdx.y, row = warp_row();
   store_sums({dqkv, h * HEAD_WIDTH}, first + row, dq, score_scale, shared->own.first + row * HEAD_WIDTH);
@@ -115,72 +89,28 @@ constexpr int QUERIES = 64, QUERY_STAGES = 4;
 // Owned: keys and values; in the ring: queries and dy.
 using SharedKV = Shared<Ring<QUERIES, QUERY_STAGES>>;
 
-// Rows from `valid` on become zero.
-__device__ __forceinline__ void zero_rows(float (&sum)[HEAD_WIDTH / 2], int valid) {
-#pragma unroll
-  for (int i = 0; i < HEAD_WIDTH / 2; i++) {
-    if (warp_row() + i / 2 % 2 * 8 + lane_id() / 4 >= valid) sum[i] = 0.0f;
-  }
-}
-
 // The queries that a block of keys from `first` on meets: all, or none where no key of it counts.
-__device__ __forceinline__ int queries_of(const Head& head, int first, int length) {
-  return first < head.keys ? length : 0;
+__device__ __forceinline__ int queries_of(int keys, int first, int length) {
+  return first < keys ? length : 0;
 }
 
 __device__ __forceinline__ void key_grads(
     SharedKV* shared, const Head& head, const Statistics* __restrict__ statistics, const TensorMap* dqkv,
     int first, int length, float score_scale) {
-  const int blocks = (queries_of(head, first, length) + QUERIES - 1) / QUERIES;
-  const float scale2 = score_scale * LOG2_E;
   const uint32_t keys = ptx::smem_u32(shared->own.first) + part() * SIXTY_FOUR_ROWS;
   const uint32_t values = ptx::smem_u32(shared->own.second) + part() * SIXTY_FOUR_ROWS;
-  auto& ring = shared->ring;
   ptx::mbar_wait(ptx::smem_u32(&shared->own.full), 0);
-
-  // Rows are keys here, columns queries.
-  float s[QUERIES / 2], dp[QUERIES / 2], dk[HEAD_WIDTH / 2] = {}, dv[HEAD_WIDTH / 2] = {};
-  uint32_t p[QUERIES / 16][4], ds[QUERIES / 16][4];
-  Statistics rows[QUERIES / 8][2];  // of the columns that a thread holds; on their way while scores are made
-  const auto begin_scores = [&](int block) {
-    const uint32_t queries = ring.first(block), dy_rows = ring.second(block);
-    ptx::wgmma_fence();
-    begin_product<QUERIES>(s, keys, queries);
-    begin_product<QUERIES>(dp, values, dy_rows);
-    ptx::wgmma_commit();
-#pragma unroll
-    for (int i = 0; i < QUERIES / 4; i++) {
-      const int query = block * QUERIES + i / 2 * 8 + lane_id() % 4 * 2 + i % 2;
-      rows[i / 2][i % 2] = query < length ? statistics[head.row + query] : Statistics{0.0f, 0.0f};
-    }
+  float dk[HEAD_WIDTH / 2] = {}, dv[HEAD_WIDTH / 2] = {};
+  const auto statistics_of = [&](int query) {
+    return query < length ? statistics[head.row + query] : Statistics{0.0f, 0.0f};
   };
-  const auto begin_sums = [&](int block) {
-    const uint32_t queries = ring.first(block), dy_rows = ring.second(block);
-    ptx::wgmma_fence();
-    begin_addition<QUERIES>(dv, p, dy_rows);
-    begin_addition<QUERIES>(dk, ds, queries);
-    ptx::wgmma_commit();
-  };
-  // Queries beyond the length are zeros and so are their statistics: their weights are finite, and they add nothing.
-  const auto score_grads = [&](int) {
-#pragma unroll
-    for (int i = 0; i < QUERIES / 2; i++) {
-      const Statistics row = rows[i / 4][i % 2];
-      s[i] = ptx::exp2_approx(fmaf(s[i], scale2, -row.x));
-      dp[i] = s[i] * (dp[i] - row.y);
-    }
-  };
-  const auto hand_over = [&] {
-    to_operand<QUERIES>(p, s);
-    to_operand<QUERIES>(ds, dp);
-  };
-  for_each_block(ring, blocks, begin_scores, score_grads, hand_over, begin_sums, [] {});
-
+  const int queries = queries_of(head.keys, first, length);
+  hopper::key_grads<QUERIES>(
+      shared->ring, keys, values, queries, statistics_of, score_scale * LOG2_E, dk, dv);
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its keys and values
-  // Of keys that do not count the sums may be anything, also no numbers.
-  zero_rows(dk, head.keys - first);
-  zero_rows(dv, head.keys - first);
   const int heads = gridDim.y, h = blockIdx.y, row = warp_row(), at = row * HEAD_WIDTH;
+  zero_rows(dk, head.keys - first - row);
+  zero_rows(dv, head.keys - first - row);
   store_sums({dqkv, (heads + h) * HEAD_WIDTH}, first + row, dk, score_scale, shared->own.first + at);
   store_sums({dqkv, (2 * heads + h) * HEAD_WIDTH}, first + row, dv, 1.0f, shared->own.second + at);
   await_stores();
@@ -201,14 +131,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long_grad_q(
   DYN_SMEM(SharedQ, shared);
   shared->init();
   const int first = blockIdx.x * BLOCK_ROWS, heads = gridDim.y, h = blockIdx.y;
-  const Head head = this_head(lengths, length, HEAD_WIDTH);
   divide_work(
       [&] {
         shared->own.load<BLOCK_ROWS>({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, first);
         const Columns keys{&qkv, (heads + h) * HEAD_WIDTH}, values{&qkv, (2 * heads + h) * HEAD_WIDTH};
-        shared->ring.load_all(keys, values, head.keys);
+        shared->ring.load_all(keys, values, counted_keys(lengths, length));
       },
-      [&] { query_grads(shared, head, dy, y, log_sum, &dqkv, statistics, first, length, score_scale); });
+      [&] {
+        const Head head = this_head(lengths, length, HEAD_WIDTH);
+        query_grads(shared, head, dy, y, log_sum, &dqkv, statistics, first, length, score_scale);
+      });
 }
 EMU_KERNEL(attention_long_grad_q)
 
@@ -222,14 +154,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long_grad_kv(
   DYN_SMEM(SharedKV, shared);
   shared->init();
   const int first = blockIdx.x * BLOCK_ROWS, heads = gridDim.y, h = blockIdx.y;
-  const Head head = this_head(lengths, length, HEAD_WIDTH);
   divide_work(
       [&] {
         const Columns keys{&qkv, (heads + h) * HEAD_WIDTH}, values{&qkv, (2 * heads + h) * HEAD_WIDTH};
         shared->own.load<QUERIES>(keys, values, first);
-        const int queries = queries_of(head, first, length);
+        const int queries = queries_of(counted_keys(lengths, length), first, length);
         shared->ring.load_all({&qkv, h * HEAD_WIDTH}, {&dy_rows, h * HEAD_WIDTH}, queries);
       },
-      [&] { key_grads(shared, head, statistics, &dqkv, first, length, score_scale); });
+      [&] {
+        const Head head = this_head(lengths, length, HEAD_WIDTH);
+        key_grads(shared, head, statistics, &dqkv, first, length, score_scale);
+      });
 }
 EMU_KERNEL(attention_long_grad_kv)

@@ -30,95 +30,30 @@ struct Shared {
   uint64_t queries_full;
 };
 
-// Of the two rows that a thread holds: the largest score so far, and the sum of this thread's weights.
-struct Row {
-  float best = -INFINITY, sum = 0.0f;
-};
-
-// Scores become weights, exp2(scale2 (s - the largest)). Returns what weights of blocks before have to be
-// multiplied by. fmaxf passes over what is no number; the exponential does not, and the sum keeps it.
-__device__ __forceinline__ float weigh(float (&s)[KEYS / 2], int half, Row& row, float scale2) {
-  float top = row.best;
-#pragma unroll
-  for (int n = 0; n < KEYS / 8; n++) {
-    top = fmaxf(top, fmaxf(s[n * 4 + half * 2], s[n * 4 + half * 2 + 1]));
-  }
-  top = row_max(top);
-  const float correction = ptx::exp2_approx((row.best - top) * scale2), shift = top * scale2;
-  row.best = top;
-  row.sum *= correction;
-#pragma unroll
-  for (int n = 0; n < KEYS / 8; n++) {
-#pragma unroll
-    for (int i = n * 4 + half * 2; i < n * 4 + half * 2 + 2; i++) {
-      s[i] = ptx::exp2_approx(fmaf(s[i], scale2, -shift));
-      row.sum += s[i];
-    }
-  }
-  return correction;
-}
-
-__device__ __forceinline__ void produce(Shared* shared, const TensorMap* qkv, int first, int keys) {
+__device__ __forceinline__ void produce(
+    Shared* shared, const TensorMap* qkv, int first, const uint32_t* __restrict__ lengths, int length) {
   const int heads = gridDim.y, h = blockIdx.y;
   const uint32_t barrier = ptx::smem_u32(&shared->queries_full);
   ptx::tma_prefetch_desc(qkv);
   ptx::mbar_arrive_expect_tx(barrier, sizeof(shared->queries));
   load_tile<BLOCK_ROWS, BLOCK_ROWS>(shared->queries, {qkv, h * HEAD_WIDTH}, first, barrier);
-  shared->ring.load_all({qkv, (heads + h) * HEAD_WIDTH}, {qkv, (2 * heads + h) * HEAD_WIDTH}, keys);
+  shared->ring.load_all({qkv, (heads + h) * HEAD_WIDTH}, {qkv, (2 * heads + h) * HEAD_WIDTH},
+                        counted_keys(lengths, length));
 }
 
 __device__ __forceinline__ void consume(
     Shared* shared, const Head& head, const TensorMap* y, float* __restrict__ log_sum, int first, int length,
     float score_scale) {
-  const int blocks = (head.keys + KEYS - 1) / KEYS;
-  const float scale2 = score_scale * LOG2_E;
   const uint32_t queries = ptx::smem_u32(shared->queries) + part() * SIXTY_FOUR_ROWS;
-  auto& ring = shared->ring;
   ptx::mbar_wait(ptx::smem_u32(&shared->queries_full), 0);
 
-  float s[KEYS / 2], sums[HEAD_WIDTH / 2] = {};
-  Row rows[2];
-  uint32_t p[KEYS / 16][4];
-  const auto begin_scores = [&](int block) {
-    const uint32_t keys = ring.first(block);
-    ptx::wgmma_fence();
-    begin_product<KEYS>(s, queries, keys);
-    ptx::wgmma_commit();
-  };
-  const auto begin_values = [&](int block) {
-    const uint32_t values = ring.second(block);
-    ptx::wgmma_fence();
-    begin_addition<KEYS>(sums, p, values);
-    ptx::wgmma_commit();
-  };
-  float correction[2];
-  const auto weigh_block = [&](int) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) correction[half] = weigh(s, half, rows[half], scale2);
-  };
-  const auto hand_over = [&] {
-#pragma unroll
-    for (int i = 0; i < HEAD_WIDTH / 2; i++) sums[i] *= correction[i / 2 % 2];
-    to_operand<KEYS>(p, s);
-  };
-  for_each_block(ring, blocks, begin_scores, weigh_block, hand_over, begin_values,
-                 [&] { hopper::mask<KEYS>(s, (blocks - 1) * KEYS, head.keys); });
-
-  float inverse[2];
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const float total = row_sum(rows[half].sum);
-    inverse[half] = blocks > 0 ? 1.0f / total : 0.0f;
-    const int row = first + warp_row() + half * 8 + lane_id() / 4;
-    if (lane_id() % 4 == 0 && row < length) {
-      log_sum[head.row + row] = blocks > 0 ? rows[half].best * score_scale + logf(total) : 0.0f;
-    }
-  }
+  float sums[HEAD_WIDTH / 2] = {}, log_sums[2];
+  attend<KEYS>(shared->ring, queries, head.keys, score_scale, sums, log_sums);
+  const int row = first + warp_row();
+  store_log_sums(log_sum + head.row, row, length, log_sums);
   ptx::bar_sync(1 + part(), WARPGROUP);  // the whole warpgroup is done with its queries
-#pragma unroll
-  for (int i = 0; i < HEAD_WIDTH / 2; i++) sums[i] *= inverse[i / 2 % 2];
-  const int h = blockIdx.y, row = warp_row();
-  store_sums({y, h * HEAD_WIDTH}, first + row, sums, 1.0f, shared->queries + row * HEAD_WIDTH);
+  const int h = blockIdx.y;
+  store_sums({y, h * HEAD_WIDTH}, row, sums, 1.0f, shared->queries + warp_row() * HEAD_WIDTH);
   await_stores();
 }
 
@@ -138,8 +73,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long(
   }
   __syncthreads();
   const int first = blockIdx.x * BLOCK_ROWS;
-  const Head head = this_head(lengths, length, HEAD_WIDTH);
-  divide_work([&] { produce(shared, &qkv, first, head.keys); },
-              [&] { consume(shared, head, &y, log_sum, first, length, score_scale); });
+  divide_work([&] { produce(shared, &qkv, first, lengths, length); },
+              [&] {
+                const Head head = this_head(lengths, length, HEAD_WIDTH);
+                consume(shared, head, &y, log_sum, first, length, score_scale);
+              });
 }
 EMU_KERNEL(attention_long)

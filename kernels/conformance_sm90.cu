@@ -225,6 +225,12 @@ extern "C" __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(THREADS)
 EMU_KERNEL_IN_CLUSTERS(conform_multicast, 2)
 
 extern "C" __global__ void __launch_bounds__(THREADS)
+    conform_wgmma_n32(uint32_t* __restrict__ out /* [16][128] */) {
+  multiply<32, 0, 0>(out);
+}
+EMU_KERNEL(conform_wgmma_n32)
+
+extern "C" __global__ void __launch_bounds__(THREADS)
     conform_wgmma_n64(uint32_t* __restrict__ out /* [32][128] */) {
   multiply<64, 0, 0>(out);
 }

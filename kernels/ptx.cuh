@@ -290,8 +290,9 @@ PTX void setmaxnreg_dec() {
   "+f"(d[(i)]), "+f"(d[(i) + 1]), "+f"(d[(i) + 2]), "+f"(d[(i) + 3]), "+f"(d[(i) + 4]), "+f"(d[(i) + 5]), \
       "+f"(d[(i) + 6]), "+f"(d[(i) + 7])
 #define WGMMA_D32(d, i) WGMMA_D8(d, i), WGMMA_D8(d, (i) + 8), WGMMA_D8(d, (i) + 16), WGMMA_D8(d, (i) + 24)
-#define WGMMA_0_31                                                         \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+#define WGMMA_0_15 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define WGMMA_0_31 \
+  WGMMA_0_15 ", "  \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define WGMMA_32_63                                                                  \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
@@ -308,6 +309,15 @@ PTX void wgmma_issue(float (&d)[4], uint64_t a, uint64_t b, int accumulate) {
       "{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, p, 1, 1, %7, %8;\n}\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "l"(a), "l"(b), "r"(accumulate), "n"(TRANS_A), "n"(TRANS_B));
+}
+
+template <int TRANS_A, int TRANS_B>
+PTX void wgmma_issue(float (&d)[16], uint64_t a, uint64_t b, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {" WGMMA_0_15 "}, %16, %17, p, 1, 1, %19, %20;\n}\n"
+      : WGMMA_D8(d, 0), WGMMA_D8(d, 8)
       : "l"(a), "l"(b), "r"(accumulate), "n"(TRANS_A), "n"(TRANS_B));
 }
 
@@ -341,7 +351,7 @@ PTX void wgmma_issue(float (&d)[128], uint64_t a, uint64_t b, int accumulate) {
       : "l"(a), "l"(b), "r"(accumulate), "n"(TRANS_A), "n"(TRANS_B));
 }
 
-// d[64][N] = a[64][16] * b[16][N], += with `accumulate`, by one warpgroup, N = 8, 64, 128 or 256; a and b are
+// d[64][N] = a[64][16] * b[16][N], += with `accumulate`, by one warpgroup, N = 8, 32, 64, 128 or 256; a and b are
 // descriptors (desc_sw128) of tiles that run along K, or along M and N with TRANS. Register r of thread t
 // holds, with w = t / 32 and l = t % 32, d[16 w + l / 4 + 8 (r / 2 % 2)][8 (r / 4) + 2 (l % 4) + r % 2].
 template <int N, int TRANS_A = 0, int TRANS_B = 0>

@@ -36,7 +36,7 @@ const HOPPER_PRODUCTS: [&str; 12] = [
     "linear_weight_grad_narrow",
 ];
 
-const EXPECTED: [Expected; 11] = [
+const EXPECTED: [Expected; 12] = [
     Expected {
         file: "linear",
         kernels: &["linear", "linear_gelu", "linear_residual", "linear_input_grad", "linear_weight_grad"],
@@ -81,9 +81,15 @@ const EXPECTED: [Expected; 11] = [
     },
     Expected {
         file: "attention_short_sm90",
-        kernels: &["attention_short", "attention_medium", "attention_short_grad"],
+        kernels: &["attention_short", "attention_short_grad"],
         has: &["HMMA.16816.F32.BF16", "LDSM.16.M", "UTMALDG.3D", "MUFU.EX2", "STSM.16.M88.4", "UTMASTG.3D"],
         lacks: &["LDGSTS", "LDG.E.128", "STG.E.128"],
+    },
+    Expected {
+        file: "attention_medium_sm90",
+        kernels: &["attention_medium", "attention_medium_grad"],
+        has: &["HGMMA.64x32x16", "HGMMA.64x64x16", "UTMALDG.3D", "MUFU.EX2", "STSM.16.M88.4", "UTMASTG.3D"],
+        lacks: &["LDGSTS", " HMMA", "LDG.E.128", "STG.E.128"],
     },
     Expected {
         file: "layer_norm",

@@ -250,7 +250,7 @@ void setmaxnreg_dec() {
 
 template <int N, int TRANS_A = 0, int TRANS_B = 0>
 void wgmma_bf16(float (&d)[N / 2], uint64_t a, uint64_t b, int accumulate) {
-  static_assert(N == 8 || N == 64 || N == 128 || N == 256, "ptx.cuh has these");
+  static_assert(N == 8 || N == 32 || N == 64 || N == 128 || N == 256, "ptx.cuh has these");
   emu::wgmma({a, b, d, N, accumulate != 0, TRANS_A != 0, TRANS_B != 0, nullptr});
 }
 

@@ -57,6 +57,7 @@ pub fn conformance(driver: &Rc<dyn Driver>) -> cuda::Result<Vec<Conformed>> {
         made("conform_integer", 32, 32 * 4, integer()),
         float(),
         made("conform_mbarrier", 128, 2 * 8 + 32 * 4, mbarrier()),
+        wgmma("conform_wgmma_n32", 32, false, false),
         wgmma("conform_wgmma_n64", 64, false, false),
         wgmma("conform_wgmma_n128", 128, false, false),
         wgmma("conform_wgmma_n256", 256, false, false),

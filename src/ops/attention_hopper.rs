@@ -5,12 +5,16 @@ use crate::machine::cuda::{Arg, Card, Launch, Result, Stream};
 use crate::machine::driver::Boxed;
 use crate::tape::Tensor;
 
-/// Tokens of the longest sequence that one block of a kernel for Hopper takes whole, a warp for 16 queries or for 32.
-const SHORT: usize = 128;
+/// Tokens of the longest sequences that a block takes whole: in strips of 16 rows, for the gradient too, and in strips of
+/// 64.
+const SHORT: usize = 160;
+const SHORT_GRAD: usize = 128;
 const MEDIUM: usize = 320;
 /// Rows of a block of the kernels for longer ones.
 const LONG_BLOCK: usize = 128;
-/// Rows that a warp of either stores together.
+/// Threads that multiply together by wgmma.
+const WARPGROUP: usize = 128;
+/// Rows that a warp stores together.
 const STORED: usize = 16;
 /// Bytes of a barrier, and what aligns what comes after it.
 const BARRIER: usize = 16;
@@ -24,25 +28,25 @@ impl Attention {
     pub(super) fn on_hopper(&self, card: Card) -> bool {
         card.hopper && self.shape[3] == 64
     }
-    /// Rows of a tile of a whole sequence, and of the boxes that it comes in: at most 256.
-    fn whole(&self) -> (usize, usize) {
-        let rows = self.shape[1].next_multiple_of(32);
+    /// Rows of a tile of a whole sequence, so many at a time, and of the boxes that it comes in: at most 256.
+    fn whole(&self, unit: usize) -> (usize, usize) {
+        let rows = self.shape[1].next_multiple_of(unit);
         (rows, if rows <= 256 { rows } else { rows / 2 })
+    }
+    /// A launch of a kernel that has `tiles` tiles of a whole sequence, and so many more bytes for each of its rows.
+    fn whole_launch(&self, kernel: &'static str, block: usize, [rows, tiles, more]: [usize; 3]) -> Launch {
+        let [batch, _, heads, _] = self.shape;
+        Launch { kernel, grid: [1, heads, batch], block, shared: rows * (tiles * ROW + more) + BARRIER }
     }
     /// Launches the kernel that takes sequences of this length.
     pub(super) fn launch_on_hopper(&self, s: &Stream) -> Result<()> {
-        let [batch, length, heads, _] = self.shape;
-        let (rows, of_box) = self.whole();
-        let short = |kernel, rows_of_warp| Launch {
-            kernel,
-            grid: [1, heads, batch],
-            block: 32 * length.div_ceil(rows_of_warp),
-            shared: 3 * rows * ROW + BARRIER,
-        };
+        let length = self.shape[1];
         let (launch, of_box) = if length <= SHORT {
-            (short("attention_short", 16), of_box)
+            let (rows, of_box) = self.whole(32);
+            (self.whole_launch("attention_short", 32 * length.div_ceil(16), [rows, 3, 0]), of_box)
         } else if length <= MEDIUM {
-            (short("attention_medium", 32), of_box)
+            let (rows, of_box) = self.whole(64);
+            (self.whole_launch("attention_medium", rows / 64 * WARPGROUP, [rows, 3, 0]), of_box)
         } else {
             // Queries, a ring of four stages, one more barrier.
             let shared = LONG_BLOCK * ROW + ring(LONG_BLOCK, 4) + 1024;
@@ -83,18 +87,21 @@ impl Attention {
 impl AttentionGrad {
     /// Launches the kernels that take sequences of this length.
     pub(super) fn launch_on_hopper(&self, s: &Stream) -> Result<()> {
-        if self.of.shape[1] <= MEDIUM { self.launch_short(s) } else { self.launch_long(s) }
+        if self.of.shape[1] <= MEDIUM { self.launch_whole(s) } else { self.launch_long(s) }
     }
-    fn launch_short(&self, s: &Stream) -> Result<()> {
+    fn launch_whole(&self, s: &Stream) -> Result<()> {
         let of = self.of;
-        let [batch, length, heads, _] = of.shape;
-        let (rows, of_box) = of.whole();
-        // A warp for two strips of 16 rows, a thread for each row.
-        let launch = Launch {
-            kernel: "attention_short_grad",
-            grid: [1, heads, batch],
-            block: rows.max(128),
-            shared: rows * (5 * ROW + STATISTICS) + BARRIER,
+        let length = of.shape[1];
+        let (launch, of_box) = if length <= SHORT_GRAD {
+            // A warp for each strip of 16 rows, where not even two blocks would fit then for two of them; and a thread
+            // for each row.
+            let (rows, of_box) = of.whole(32);
+            let strips = length.div_ceil(16);
+            let warps = if strips <= 6 { strips } else { strips.div_ceil(2) };
+            (of.whole_launch("attention_short_grad", 32 * warps, [rows, 5, STATISTICS]), of_box)
+        } else {
+            let (rows, of_box) = of.whole(64);
+            (of.whole_launch("attention_medium_grad", 3 * WARPGROUP, [rows, 5, STATISTICS]), of_box)
         };
         s.launch(
             launch,
