@@ -201,22 +201,15 @@ struct Corner {
   int m, n;
 };
 
-// The corner of tile number `tile` of [m, n] in tiles of TILE_M x TILE_N. Consecutive numbers take 16 rows of
-// tiles before the next column: as those that are computed together make about a square of tiles, they read
-// few distinct rows of a and b.
-template <int TILE_M, int TILE_N>
-__device__ __forceinline__ Corner corner(int tile, int m, int n) {
-  constexpr int GROUP = 16;
-  const int rows = (m + TILE_M - 1) / TILE_M, cols = (n + TILE_N - 1) / TILE_N;
-  const int group = tile / (GROUP * cols), within = tile % (GROUP * cols);
-  const int height = min(GROUP, rows - group * GROUP);
-  return {(group * GROUP + within % height) * TILE_M, within / height * TILE_N};
-}
-
-// That of this block's tile.
+// That of this block's tile. Consecutive numbers take 16 rows of tiles before the next column: as those that are
+// computed together make about a square of tiles, they read few distinct rows of a and b.
 template <class Tile>
 __device__ __forceinline__ Corner corner(int m, int n) {
-  return corner<Tile::SIDE, Tile::SIDE>(blockIdx.x, m, n);
+  constexpr int GROUP = 16, SIDE = Tile::SIDE;
+  const int tile = blockIdx.x, rows = (m + SIDE - 1) / SIDE, cols = (n + SIDE - 1) / SIDE;
+  const int group = tile / (GROUP * cols), within = tile % (GROUP * cols);
+  const int height = min(GROUP, rows - group * GROUP);
+  return {(group * GROUP + within % height) * SIDE, within / height * SIDE};
 }
 
 // Adds to this warp's quarter of the tile at `at` the products over k from `from` on. The operands end at the

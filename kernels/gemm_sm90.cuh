@@ -34,10 +34,11 @@ constexpr int CLUSTER = 2;
 
 enum class Share { Together, InTurn };
 
-// A warpgroup multiplies PARTS times 64 rows of a tile: 32 KB in bf16.
-template <int COLS, int STAGES_, Share SHARE>
+// A warpgroup multiplies PARTS times 64 rows of a tile. What it leaves in bf16 are BOXES of 64 rows and 64 columns, one
+// for each of its warps; none where it leaves f32, from registers, and there is room for one more stage.
+template <int COLS, int STAGES_, Share SHARE, int BOXES_>
 struct Tile {
-  static constexpr int N = COLS, STAGES = STAGES_;
+  static constexpr int N = COLS, STAGES = STAGES_, BOXES = BOXES_;
   static constexpr bool IN_TURN = SHARE == Share::InTurn;
   static constexpr int PARTS = IN_TURN ? BLOCK_ROWS / 64 : 1;
 
@@ -48,18 +49,18 @@ struct Tile {
     return part_of_tile(i) * 64 + warp_id() % 4 * 16 + lane_id() / 4;
   }
 };
-using Wide = Tile<256, 3, Share::Together>;
-using Narrow = Tile<128, 5, Share::Together>;
-using PingPong = Tile<128, 5, Share::InTurn>;
+using Wide = Tile<256, 3, Share::Together, 4>;
+using PingPong = Tile<128, 5, Share::InTurn, 4>;
+using WideReal = Tile<256, 4, Share::Together, 0>;
+using NarrowReal = Tile<128, 6, Share::Together, 0>;
 
-// What a warpgroup leaves of a tile in bf16: so many boxes of 64 rows and 64 columns.
-constexpr int BOXES = 4, BOX = 64 * 64;
+constexpr int BOX = 64 * 64;
 
 template <class Tile>
 struct Shared {
   bf16 a[Tile::STAGES][BLOCK_ROWS * BLOCK_K];  // the ring
   bf16 b[Tile::STAGES][Tile::N * BLOCK_K];
-  bf16 boxes[CONSUMERS][BOXES][BOX];  // of each warpgroup: a part's columns, then the next part's
+  bf16 boxes[CONSUMERS][Tile::BOXES][BOX];  // of each warpgroup: a part's columns, then the next part's
   bf16 ones[8 * BLOCK_K];  // eight columns of ones: a product with them is the sum of a row
   uint64_t full[Tile::STAGES], empty[Tile::STAGES];
   uint64_t boxes_full[CONSUMERS];
@@ -97,19 +98,46 @@ struct Task {
   __device__ __forceinline__ int blocks() const { return (to - from + BLOCK_K - 1) / BLOCK_K; }
 };
 
+// Division of numbers below 2^32 by a number that stays the same: the processor has none, and what stands
+// for it takes some 150 cycles, while nothing is multiplied.
+struct Divisor {
+  uint32_t by, reciprocal;
+
+  __device__ __forceinline__ explicit Divisor(int by) : by(max(by, 1)), reciprocal(0xFFFFFFFFu / max(by, 1)) {}
+
+  // Makes `left` the remainder. The reciprocal is at most 1 below 2^32 / by, the first quotient at most 1 too small.
+  __device__ __forceinline__ int quotient(uint32_t x, int& left) const {
+    uint32_t q = __umulhi(x, reciprocal), rest = x - q * by;
+    if (rest >= by) {
+      q++;
+      rest -= by;
+    }
+    left = rest;
+    return q;
+  }
+};
+
 // Calls `work(task)` for all tasks of this block. The blocks of a cluster have tasks of the same columns and
-// the same split at the same time; where the last rows are the first block's, the second has none of c.
+// the same split at the same time; where the last rows are the first block's, the second has none of c. Tiles follow
+// each other as those of gemm.cuh do, 16 rows of them before the next column.
 template <class Tile, class Work>
 __device__ __forceinline__ void for_each_task(const Product& product, const Work& work) {
-  constexpr int ROWS = CLUSTER * BLOCK_ROWS;
+  constexpr int ROWS = CLUSTER * BLOCK_ROWS, GROUP = 16;
   const auto [m, n, k, each] = product;
-  const int tiles = (m + ROWS - 1) / ROWS * ((n + Tile::N - 1) / Tile::N);
-  const int splits = (k + each - 1) / each;
-  for (int task = blockIdx.x / CLUSTER; task < tiles * splits; task += gridDim.x / CLUSTER) {
-    const int split = task / tiles, from = split * each;
-    Corner at = gemm::corner<ROWS, Tile::N>(task % tiles, m, n);
-    at.m += ptx::cluster_rank() * BLOCK_ROWS;
-    work(Task{at, split, from, min(k, from + each)});
+  const int rows = (m + ROWS - 1) / ROWS, cols = (n + Tile::N - 1) / Tile::N;
+  const int splits = (k + each - 1) / each, groups = rows / GROUP;
+  const Divisor tiles(rows * cols), group_tiles(GROUP * cols), last(rows % GROUP);
+  for (int task = blockIdx.x / CLUSTER; task < rows * cols * splits; task += gridDim.x / CLUSTER) {
+    int tile, within, row;
+    const int split = tiles.quotient(task, tile), from = split * each;
+    const int group = group_tiles.quotient(tile, within);
+    int col = last.quotient(within, row);
+    if (group < groups) {
+      col = within / GROUP;
+      row = within % GROUP;
+    }
+    const int block = CLUSTER * (group * GROUP + row) + ptx::cluster_rank();
+    work(Task{{block * BLOCK_ROWS, col * Tile::N}, split, from, min(k, from + each)});
   }
 }
 
@@ -183,11 +211,13 @@ __device__ __forceinline__ void pass_turn() {
   ptx::bar_arrive(2 - part(), CONSUMERS * WARPGROUP);
 }
 
-// The sums over `blocks` blocks of k.
-template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS>
-__device__ __forceinline__ void multiply(Sums<Tile>& c, Shared<Tile>* shared, Place<Tile>& place, int blocks) {
+// The sums over `blocks` blocks of k; calls `meanwhile` once the first of them is under way.
+template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS, class Meanwhile>
+__device__ __forceinline__ void multiply(
+    Sums<Tile>& c, Shared<Tile>* shared, Place<Tile>& place, int blocks, const Meanwhile& meanwhile) {
   constexpr int ACROSS_A = ALONG_A == Along::MN, ACROSS_B = ALONG_B == Along::MN;
   const uint32_t ones = ptx::smem_u32(shared->ones);
+  const int late = min(2, blocks - 1);  // what was stored has been read by then
   int before = 0;
   for (int block = 0; block < blocks; block++) {
     ptx::mbar_wait(ptx::smem_u32(&shared->full[place.stage]), place.parity);
@@ -207,6 +237,7 @@ __device__ __forceinline__ void multiply(Sums<Tile>& c, Shared<Tile>* shared, Pl
       }
     }
     ptx::wgmma_commit();
+    if (block == late) meanwhile();
     ptx::wgmma_wait<1>();
     if (block > 0) give_back(shared, before);
     before = place.stage;
@@ -219,9 +250,9 @@ __device__ __forceinline__ void multiply(Sums<Tile>& c, Shared<Tile>* shared, Pl
 
 // --- From the accumulators to memory -----------------------------------------------------------------------
 
-// Two neighbours in a row of sums: their part, in which half of a thread's rows, and the first one's column.
+// Two neighbours in a row of sums: their part, in which half of a thread's rows, and in which eight columns.
 struct Two {
-  int part, half, col;
+  int part, half, eight;
 };
 
 // A warpgroup's rows of a tile on their way to a tensor [m, n], or from one: boxes of 64 rows and 64 columns,
@@ -239,8 +270,8 @@ struct Boxes {
   __device__ __forceinline__ void begin_load(const TensorMap& from, Corner at) const {
     if (leads()) {
       ptx::tma_store_wait_read<0>();
-      ptx::mbar_arrive_expect_tx(full, Tile::PARTS * OF_PART * sizeof(boxes[0]));
-      for_each_box(at, [&](uint32_t box, int row, int col) { ptx::tma_load_3d(box, &from, col, row, 0, full); });
+      ptx::mbar_arrive_expect_tx(full, sizeof(boxes[0]));
+      with_box(at, [&](uint32_t box, int row, int col) { ptx::tma_load_3d(box, &from, col, row, 0, full); });
     }
     __syncwarp();
   }
@@ -260,7 +291,7 @@ struct Boxes {
   // Calls `make(two, sums)` for each two neighbours, and begins to store the sums to the tensor, rounded.
   template <class Make>
   __device__ __forceinline__ void store(Sums<Tile>& c, const TensorMap& to, Corner at, const Make& make) const {
-    write<false>(c, at, [&](const Two& two, float* sums, const float*) { make(two, sums); });
+    write<false>(c, [&](const Two& two, float* sums, const float*) { make(two, sums); });
     begin_store(to, at);
   }
 
@@ -268,31 +299,30 @@ struct Boxes {
   template <class Make>
   __device__ __forceinline__ void store_over(
       Sums<Tile>& c, const TensorMap& to, Corner at, const Make& make) const {
-    write<true>(c, at, make);
+    write<true>(c, make);
     begin_store(to, at);
   }
 
  private:
   static constexpr int OF_PART = Tile::N / 64;
-  static_assert(Tile::PARTS * OF_PART <= BOXES, "a warpgroup's rows of a tile have a box each");
-
-  __device__ __forceinline__ static bool leads() { return threadIdx.x % WARPGROUP == 0; }
+  // A thread of each warp: it loads and stores the warp's box.
+  __device__ __forceinline__ static bool leads() { return lane_id() == 0; }
 
   // All of the warpgroup; barriers 1 and 2 are for turns.
   __device__ __forceinline__ static void sync() { ptx::bar_sync(1 + CONSUMERS + part(), WARPGROUP); }
 
   template <class Work>
-  __device__ __forceinline__ void for_each_box(Corner at, const Work& work) const {
-#pragma unroll
-    for (int i = 0; i < Tile::PARTS * OF_PART; i++) {
-      work(ptx::smem_u32(boxes[i]), at.m + Tile::part_of_tile(i / OF_PART) * 64, at.n + i % OF_PART * 64);
-    }
+  __device__ __forceinline__ void with_box(Corner at, const Work& work) const {
+    static_assert(Tile::PARTS * OF_PART == Tile::BOXES && Tile::BOXES == WARPGROUP / 32, "a box a warp");
+    const int box = warp_id() % 4;
+    const int row = Tile::IN_TURN ? box / OF_PART : part();
+    work(ptx::smem_u32(boxes[box]), at.m + row * 64, at.n + box % OF_PART * 64);
   }
 
   // A matrix of stmatrix is 8 columns of a warp's first 8 rows or of the 8 below; four are 16 columns. A lane has
   // two neighbours of each.
   template <bool READ, class Make>
-  __device__ __forceinline__ void write(Sums<Tile>& c, Corner at, const Make& make) const {
+  __device__ __forceinline__ void write(Sums<Tile>& c, const Make& make) const {
     const int row = warp_id() % 4 * 16 + lane_id() % 16;
 #pragma unroll
     for (int sixteen = 0; sixteen < Tile::PARTS * Tile::N / 16; sixteen++) {
@@ -305,7 +335,7 @@ struct Boxes {
         float* sums = c.sum[part] + col / 2 + i * 2;
         float there[2];
         unpack(pairs[i], there[0], there[1]);
-        make(Two{part, i % 2, at.n + col + i / 2 * 8 + lane_id() % 4 * 2}, sums, there);
+        make(Two{part, i % 2, col / 8 + i / 2}, sums, there);
         pairs[i] = pack(sums[0], sums[1]);
       }
       ptx::stmatrix_x4(place, pairs);
@@ -316,7 +346,7 @@ struct Boxes {
     ptx::fence_proxy_async();
     sync();
     if (leads()) {
-      for_each_box(at, [&](uint32_t box, int row, int col) { ptx::tma_store_3d(&to, col, row, 0, box); });
+      with_box(at, [&](uint32_t box, int row, int col) { ptx::tma_store_3d(&to, col, row, 0, box); });
       ptx::tma_store_commit();
     }
     __syncwarp();
@@ -339,8 +369,8 @@ __device__ __forceinline__ void for_each_two(const Sums<Tile>& c, Corner at, int
 
 // --- The product -------------------------------------------------------------------------------------------
 
-// Computes the product of the operands that the maps describe. The consumers call `leaving.begin(boxes, task)`
-// before the products of each of the block's tiles and `leaving.end(boxes, task, sums)` after them; with
+// Computes the product of the operands that the maps describe. The consumers call `leaving.begin(boxes, task,
+// beside)` once the products of a tile are under way and `leaving.end(boxes, task, beside, sums)` after them; with
 // ROW_SUMS those of the first column of tiles have the sums of a's rows.
 template <class Tile, Along ALONG_A, Along ALONG_B, bool ROW_SUMS, class Leaving>
 __device__ __forceinline__ void multiply_all(
@@ -353,7 +383,7 @@ __device__ __forceinline__ void multiply_all(
       ptx::mbar_init(ptx::smem_u32(&shared->empty[stage]), CLUSTER * (Tile::IN_TURN ? 1 : CONSUMERS));
     }
 #pragma unroll
-    for (int i = 0; i < CONSUMERS; i++) ptx::mbar_init(ptx::smem_u32(&shared->boxes_full[i]), 1);
+    for (int i = 0; i < CONSUMERS; i++) ptx::mbar_init(ptx::smem_u32(&shared->boxes_full[i]), WARPGROUP / 32);
     ptx::mbar_fence_init();
   }
   if constexpr (ROW_SUMS) {
@@ -373,16 +403,17 @@ __device__ __forceinline__ void multiply_all(
           const bool others = Tile::IN_TURN && whose != part();
           whose ^= 1;
           if (others) return place.skip(task.blocks());
-          leaving.begin(boxes, task);
           if constexpr (Tile::IN_TURN) await_turn();
           Sums<Tile> c;
+          typename Leaving::template Beside<Tile> beside;
+          const auto begin = [&] { leaving.begin(boxes, task, beside); };
           // One column of tiles is enough to have the sums of all rows.
           if (ROW_SUMS && task.at.n == 0) {
-            multiply<Tile, ALONG_A, ALONG_B, true>(c, shared, place, task.blocks());
+            multiply<Tile, ALONG_A, ALONG_B, true>(c, shared, place, task.blocks(), begin);
           } else {
-            multiply<Tile, ALONG_A, ALONG_B, false>(c, shared, place, task.blocks());
+            multiply<Tile, ALONG_A, ALONG_B, false>(c, shared, place, task.blocks(), begin);
           }
-          leaving.end(boxes, task, c);
+          leaving.end(boxes, task, beside, c);
         });
         if (Tile::IN_TURN && whose == part()) await_turn();  // nobody is left to take it
         boxes.await_stored();

@@ -18,15 +18,35 @@ struct Bias {
   const float* b;
   int n;
 
-  __device__ __forceinline__ void add(int col, float* sums) const {
-    const float2 two = col < n ? *vector_at<const float2>(b + col) : make_float2(0.0f, 0.0f);
-    sums[0] += two.x;
-    sums[1] += two.y;
+  // Those of a thread's columns.
+  template <class Tile>
+  struct Of {
+    float2 two[Tile::N / 8];
+
+    __device__ __forceinline__ void add(int eight, float* sums) const {
+      sums[0] += two[eight].x;
+      sums[1] += two[eight].y;
+    }
+  };
+
+  template <class Tile>
+  __device__ __forceinline__ void load(int from, Of<Tile>& of) const {
+#pragma unroll
+    for (int eight = 0; eight < Tile::N / 8; eight++) {
+      const int col = from + eight * 8 + lane_id() % 4 * 2;
+      of.two[eight] = col < n ? *vector_at<const float2>(b + col) : make_float2(0.0f, 0.0f);
+    }
   }
 };
 
 struct NoBias {
-  __device__ __forceinline__ void add(int, float*) const {}
+  template <class Tile>
+  struct Of {
+    __device__ __forceinline__ void add(int, float*) const {}
+  };
+
+  template <class Tile>
+  __device__ __forceinline__ void load(int, Of<Tile>&) const {}
 };
 
 // y = sums.
@@ -36,12 +56,18 @@ struct Plain {
   const TensorMap& y;  // [m, n]
 
   template <class Tile>
-  __device__ __forceinline__ void begin(const Boxes<Tile>&, const Task&) const {}
+  struct Beside {};
 
   template <class Tile>
-  __device__ __forceinline__ void end(Boxes<Tile>& boxes, const Task& task, Sums<Tile>& c) const {
+  __device__ __forceinline__ void begin(const Boxes<Tile>&, const Task&, Beside<Tile>&) const {}
+
+  template <class Tile>
+  __device__ __forceinline__ void end(
+      Boxes<Tile>& boxes, const Task& task, const Beside<Tile>&, Sums<Tile>& c) const {
+    typename Bias::template Of<Tile> of;
+    bias.template load<Tile>(task.at.n, of);
     boxes.await_stored();
-    boxes.store(c, y, task.at, [&](const Two& two, float* sums) { bias.add(two.col, sums); });
+    boxes.store(c, y, task.at, [&](const Two& two, float* sums) { of.add(two.eight, sums); });
   }
 };
 
@@ -51,12 +77,18 @@ struct WithGelu {
   const TensorMap &h, &y;  // [m, n]
 
   template <class Tile>
-  __device__ __forceinline__ void begin(const Boxes<Tile>&, const Task&) const {}
+  struct Beside {};
 
   template <class Tile>
-  __device__ __forceinline__ void end(Boxes<Tile>& boxes, const Task& task, Sums<Tile>& c) const {
+  __device__ __forceinline__ void begin(const Boxes<Tile>&, const Task&, Beside<Tile>&) const {}
+
+  template <class Tile>
+  __device__ __forceinline__ void end(
+      Boxes<Tile>& boxes, const Task& task, const Beside<Tile>&, Sums<Tile>& c) const {
+    Bias::Of<Tile> of;
+    bias.load<Tile>(task.at.n, of);
     boxes.await_stored();
-    boxes.store(c, h, task.at, [&](const Two& two, float* sums) { bias.add(two.col, sums); });
+    boxes.store(c, h, task.at, [&](const Two& two, float* sums) { of.add(two.eight, sums); });
     boxes.await_stored();
     boxes.store_over(c, y, task.at, [](const Two&, float* sums, const float* before) {
 #pragma unroll
@@ -73,23 +105,30 @@ struct WithResidual {
   int m, rows_per_sample;
 
   template <class Tile>
-  __device__ __forceinline__ void begin(const Boxes<Tile>& boxes, const Task& task) const {
-    boxes.begin_load(skip, task.at);
-  }
+  struct Beside {
+    float factors[Tile::PARTS][2];
+  };
 
   template <class Tile>
-  __device__ __forceinline__ void end(Boxes<Tile>& boxes, const Task& task, Sums<Tile>& c) const {
-    float factors[Tile::PARTS][2];
+  __device__ __forceinline__ void begin(const Boxes<Tile>& boxes, const Task& task, Beside<Tile>& beside) const {
+    boxes.begin_load(skip, task.at);
 #pragma unroll
     for (int i = 0; i < Tile::PARTS * 2; i++) {
       const int row = task.at.m + Tile::row(i / 2) + i % 2 * 8;
-      factors[i / 2][i % 2] = scale && row < m ? scale[row / rows_per_sample] : 1.0f;
+      beside.factors[i / 2][i % 2] = scale && row < m ? scale[row / rows_per_sample] : 1.0f;
     }
+  }
+
+  template <class Tile>
+  __device__ __forceinline__ void end(
+      Boxes<Tile>& boxes, const Task& task, const Beside<Tile>& beside, Sums<Tile>& c) const {
+    Bias::Of<Tile> of;
+    bias.load<Tile>(task.at.n, of);
     boxes.await_loaded();
     boxes.store_over(c, y, task.at, [&](const Two& two, float* sums, const float* kept) {
-      bias.add(two.col, sums);
+      of.add(two.eight, sums);
 #pragma unroll
-      for (int i = 0; i < 2; i++) sums[i] = kept[i] + factors[two.part][two.half] * sums[i];
+      for (int i = 0; i < 2; i++) sums[i] = kept[i] + beside.factors[two.part][two.half] * sums[i];
     });
   }
 };
@@ -99,12 +138,16 @@ struct TimesGeluSlope {
   const TensorMap &h, &dh;  // [m, n]
 
   template <class Tile>
-  __device__ __forceinline__ void begin(const Boxes<Tile>& boxes, const Task& task) const {
+  struct Beside {};
+
+  template <class Tile>
+  __device__ __forceinline__ void begin(const Boxes<Tile>& boxes, const Task& task, Beside<Tile>&) const {
     boxes.begin_load(h, task.at);
   }
 
   template <class Tile>
-  __device__ __forceinline__ void end(Boxes<Tile>& boxes, const Task& task, Sums<Tile>& c) const {
+  __device__ __forceinline__ void end(
+      Boxes<Tile>& boxes, const Task& task, const Beside<Tile>&, Sums<Tile>& c) const {
     boxes.await_loaded();
     boxes.store_over(c, dh, task.at, [](const Two&, float* sums, const float* before) {
 #pragma unroll
@@ -120,10 +163,14 @@ struct PartOfSplit {
   int n, k, stride;
 
   template <class Tile>
-  __device__ __forceinline__ void begin(const Boxes<Tile>&, const Task&) const {}
+  struct Beside {};
 
   template <class Tile>
-  __device__ __forceinline__ void end(const Boxes<Tile>&, const Task& task, Sums<Tile>& c) const {
+  __device__ __forceinline__ void begin(const Boxes<Tile>&, const Task&, Beside<Tile>&) const {}
+
+  template <class Tile>
+  __device__ __forceinline__ void end(
+      const Boxes<Tile>&, const Task& task, const Beside<Tile>&, Sums<Tile>& c) const {
     const size_t behind = static_cast<size_t>(task.split) * stride;
     for_each_two(c, task.at, n, k, [&](int row, int col, float2 two) {
       *vector_at<float2>(dw + behind + static_cast<size_t>(row) * k + col) = two;
@@ -276,7 +323,7 @@ linear_weight_grad_wide(
     float* __restrict__ dw,                // [n, k], of each split
     float* __restrict__ db,                // [n], of each split
     int m, int n, int k, int rows, int stride) {
-  weight_grad<Wide>(dy, x, dw, db, m, n, k, rows, stride);
+  weight_grad<WideReal>(dy, x, dw, db, m, n, k, rows, stride);
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
@@ -286,7 +333,7 @@ linear_weight_grad_narrow(
     float* __restrict__ dw,                // [n, k], of each split
     float* __restrict__ db,                // [n], of each split
     int m, int n, int k, int rows, int stride) {
-  weight_grad<Narrow>(dy, x, dw, db, m, n, k, rows, stride);
+  weight_grad<NarrowReal>(dy, x, dw, db, m, n, k, rows, stride);
 }
 
 EMU_KERNEL_IN_CLUSTERS(linear_wide, CLUSTER)

@@ -5,7 +5,7 @@
 //! exponentials, from which the gradient recomputes the weights. A sequence without keys yields zeros.
 use super::attention_grad::AttentionGrad;
 use super::lanes;
-use crate::machine::cuda::{Arg, Launch, Result, Stream};
+use crate::machine::cuda::{Arg, Card, Launch, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_head, gemm, scratch};
 use crate::tape::{Adjoint, Define, Dtype, Io, Op, Tape, Tensor};
 use multiversion::multiversion;
@@ -131,6 +131,9 @@ impl Op for Attention {
     }
     fn flops(&self) -> u64 {
         self.products(2)
+    }
+    fn cycles(&self, card: Card) -> Option<usize> {
+        self.cycles_on_hopper(card).map(|[forward, _]| forward)
     }
 }
 

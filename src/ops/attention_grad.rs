@@ -1,7 +1,7 @@
 //! The gradient of [`attention`](super::attention()).
 use super::attention::{Attention, BLOCK, Head, ROW, STAGE, STATISTICS};
 use super::lanes;
-use crate::machine::cuda::{Launch, Result, Stream};
+use crate::machine::cuda::{Card, Launch, Result, Stream};
 use crate::machine::{Into as Dst, Mat, MatMut, Mem, Real, Threads, for_each_head, gemm, scratch};
 use crate::tape::{Define, Io, Op, Tensor};
 use multiversion::multiversion;
@@ -65,6 +65,9 @@ impl Op for AttentionGrad {
     }
     fn flops(&self) -> u64 {
         self.of.products(5)
+    }
+    fn cycles(&self, card: Card) -> Option<usize> {
+        self.of.cycles_on_hopper(card).map(|[_, gradient]| gradient)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::tape::Tensor;
 /// Tokens of the longest sequences that a block takes whole: in strips of 16 rows, for the gradient too, and in strips of
 /// 64.
 const SHORT: usize = 160;
-const SHORT_GRAD: usize = 128;
+const SHORT_GRAD: usize = 144;
 const MEDIUM: usize = 320;
 /// Rows of a block of the kernels for longer ones.
 const LONG_BLOCK: usize = 128;
@@ -23,7 +23,48 @@ fn ring(rows: usize, stages: usize) -> usize {
     (stages * (2 * rows * ROW + 3 * 8)).next_multiple_of(1024)
 }
 
+/// Warps of a block for so many strips of 16 rows, of which each warp has one or two: at least a thread for each row.
+fn short_grad_warps(strips: usize) -> usize {
+    if strips <= 6 { strips } else { strips.div_ceil(2) }
+}
+
+/// Cycles of a multiprocessor for a head of so many tokens: forward, and the gradient. That is a model, not measured: it
+/// follows within a tenth what a simulation of the compiled code gives, issue slots, latencies, tensor cores,
+/// exponentials and shared memory, but not the memory of the card. Blocks of short sequences fill each other's waits;
+/// medium ones are alone on their multiprocessor and wait for their loads; long ones pay for each block of 128 rows and
+/// for each turn over others.
+fn cycles_of_head(length: usize) -> [usize; 2] {
+    let [strips, chunks, groups, blocks] = [16, 32, 64, LONG_BLOCK].map(|rows| length.div_ceil(rows));
+    // Blocks that share a multiprocessor: by the warps for which it has registers, and by its memory.
+    let resident = |warps: usize, shared: usize, most_warps: usize| {
+        (most_warps / warps).min((228 << 10) / (shared * chunks + BARRIER + 1024)).max(1)
+    };
+    let forward = if length <= SHORT {
+        (2120 + 1290 * chunks) / resident(strips, 32 * 3 * ROW, 20) + 21 * strips * strips
+    } else if length <= MEDIUM {
+        5790 + 236 * chunks * groups
+    } else {
+        blocks * (4170 + 2000 * blocks)
+    };
+    let gradient = if length <= SHORT_GRAD {
+        let warps = short_grad_warps(strips);
+        let alone = 3930 + 690 * strips.div_ceil(warps) * strips;
+        alone / resident(warps, 32 * (5 * ROW + STATISTICS), 12) + 102 * strips * strips
+    } else if length <= MEDIUM {
+        8110 + chunks * (980 * groups.div_ceil(3) + 286 * groups)
+    } else {
+        blocks * (5140 + 1560 * blocks) + blocks * (4070 + 1260 * groups)
+    };
+    [forward, gradient]
+}
+
 impl Attention {
+    /// Cycles of a card for all heads, forward and of the gradient, by [`cycles_of_head`].
+    pub(super) fn cycles_on_hopper(&self, card: Card) -> Option<[usize; 2]> {
+        let [batch, length, heads, _] = self.shape;
+        let of_card = |cycles: usize| (batch * heads * cycles).div_ceil(card.processors);
+        self.on_hopper(card).then(|| cycles_of_head(length).map(of_card))
+    }
     /// Whether kernels for Hopper take it.
     pub(super) fn on_hopper(&self, card: Card) -> bool {
         card.hopper && self.shape[3] == 64
@@ -93,11 +134,8 @@ impl AttentionGrad {
         let of = self.of;
         let length = of.shape[1];
         let (launch, of_box) = if length <= SHORT_GRAD {
-            // A warp for each strip of 16 rows, where not even two blocks would fit then for two of them; and a thread
-            // for each row.
             let (rows, of_box) = of.whole(32);
-            let strips = length.div_ceil(16);
-            let warps = if strips <= 6 { strips } else { strips.div_ceil(2) };
+            let warps = short_grad_warps(length.div_ceil(16));
             (of.whole_launch("attention_short_grad", 32 * warps, [rows, 5, STATISTICS]), of_box)
         } else {
             let (rows, of_box) = of.whole(64);

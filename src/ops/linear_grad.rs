@@ -14,13 +14,13 @@ const LINEAR_INPUT_GRAD: Kernels = Kernels::new(
     ["linear_input_grad", "linear_input_grad_small"],
     "linear_input_grad_wide",
     Half::PingPong("linear_input_grad_pingpong"),
-    Leaving { instructions: 260, tensors: 1 },
+    Leaving { instructions: 140, tensors: 1, stores: 0 },
 );
 const LINEAR_INPUT_GRAD_GELU: Kernels = Kernels::new(
     ["linear_input_grad_gelu", "linear_input_grad_gelu_small"],
     "linear_input_grad_gelu_wide",
     Half::PingPong("linear_input_grad_gelu_pingpong"),
-    Leaving { instructions: 2500, tensors: 2 },
+    Leaving { instructions: 2470, tensors: 2, stores: 0 },
 );
 
 pub(super) const KERNELS: [Kernels; 2] = [LINEAR_INPUT_GRAD, LINEAR_INPUT_GRAD_GELU];

@@ -26,8 +26,10 @@ pub(super) struct Hopper {
 pub(super) struct Leaving {
     /// Instructions of a thread, as `tests/compiled.rs` counts them in the compiled code.
     pub(super) instructions: usize,
-    /// Tensors of which a tile goes through shared memory, in or out.
+    /// Tensors in bf16 of which a tile goes through shared memory, in or out.
     pub(super) tensors: usize,
+    /// Stores of a thread that leaves f32 instead.
+    pub(super) stores: usize,
 }
 
 /// Tiles of half the width, and who makes them.
@@ -140,42 +142,41 @@ impl Tile {
         let [rows, cols] = self.shape();
         shape[0].div_ceil(rows * self.cluster()) * shape[1].div_ceil(cols)
     }
-    /// Bytes of shared memory: two operands in blocks of 64 bf16, so many stages of them; for Hopper besides those 64 KiB
-    /// by which tiles are left, eight columns of ones, two barriers for a stage and two more.
+    /// Bytes of shared memory: two operands in blocks of 64 bf16, so many stages of them; for Hopper besides those the
+    /// 64 KiB by which tiles are left in bf16, eight columns of ones, two barriers for a stage and two more.
     fn shared(self) -> usize {
-        let stages = match self {
-            Tile::Large | Tile::Wide(_) => 3,
-            Tile::Small => 4,
-            Tile::Narrow(_) | Tile::PingPong(_) => 5,
+        let boxes = |Leaving { tensors, .. }: Leaving| if tensors > 0 { 64 << 10 } else { 0 };
+        let (stages, more) = match self {
+            Tile::Large => (3, 0),
+            Tile::Small => (4, 0),
+            Tile::Wide(leaving) => (if leaving.tensors > 0 { 3 } else { 4 }, boxes(leaving)),
+            Tile::Narrow(leaving) => (6, boxes(leaving)),
+            Tile::PingPong(leaving) => (5, boxes(leaving)),
         };
         let [rows, cols] = self.shape();
-        stages * (rows + cols) * 128
-            + if self.hopper() { (64 << 10) + 8 * 128 + (stages + 1) * 16 } else { 0 }
+        stages * (rows + cols) * 128 + if self.hopper() { more + 8 * 128 + (stages + 1) * 16 } else { 0 }
     }
     /// Tiles, or those of clusters, that are computed at a time.
     fn at_a_time(self, processors: usize) -> usize {
         if self.hopper() { processors / CLUSTER } else { 2 * processors }
     }
     /// Cycles that all of `tiles` tiles take, each with a sum of `blocks` blocks, on a card with so many processors.
-    /// That is a model, not measured: a processor multiplies 4096 FLOP a cycle (mma.sync 63 % of it), moves 128 bytes of
-    /// shared memory, and issues 4 instructions. What bounds the tiles of Hopper stands in kernels/gemm_sm90.cuh; while
-    /// one of those that are made together is left, nothing is multiplied, and of a ping-pong's this is so at the end
-    /// alone. A tensor of which a tile is left is written to shared memory while it is, and read while the next is
-    /// multiplied. To begin and leave a tile on other cards, two at a time, is counted as 8 blocks.
+    /// That is a model, not measured: it follows a simulation of the compiled code within a tenth. A processor
+    /// multiplies 4096 FLOP a cycle (mma.sync 63 % of it), moves 128 bytes of shared memory, and issues 4 instructions;
+    /// what that allows tiles of Hopper stands in kernels/gemm_sm90.cuh, and they take 2 to 5 % more. While one of those
+    /// that are made together is left, nothing is multiplied; a ping-pong's is left meanwhile, but for the last. To begin
+    /// and leave a tile on other cards, two at a time, is counted as 8 blocks.
     fn cycles(self, tiles: usize, blocks: usize, processors: usize) -> usize {
         let waves = tiles.div_ceil(self.at_a_time(processors));
-        // Warpgroups that leave, and cycles of shared memory that a tensor of their tiles takes, once.
-        let together = |warpgroups: usize, multiplying: usize, Leaving { instructions, tensors }| {
-            let moving = tensors * 256 * warpgroups;
-            waves * (multiplying + moving + moving.max(warpgroups * instructions))
-        };
+        // What 64 rows and 256 columns take, or 128 and 128.
+        let alone = |Leaving { instructions, tensors, stores }| instructions + 325 * tensors + 35 * stores;
         match self {
             Tile::Large | Tile::Small => waves * 1600 * (blocks + 8),
-            Tile::Wide(leaving) => together(2, 1024 * blocks, leaving),
-            Tile::Narrow(leaving) => together(1, 640 * blocks, leaving),
-            Tile::PingPong(Leaving { instructions, tensors }) => {
-                let shared = 640 * blocks + tensors * 512;
-                waves * shared.max((640 * blocks + instructions) / 2) + instructions
+            Tile::Wide(leaving) => waves * (1075 * blocks + 2 * alone(leaving)),
+            Tile::Narrow(leaving) => waves * (660 * blocks + alone(leaving)),
+            Tile::PingPong(leaving) => {
+                let shared = 650 * blocks + 600 * leaving.tensors;
+                waves * shared.max((650 * blocks + alone(leaving)) / 2) + alone(leaving)
             }
         }
     }
@@ -232,7 +233,8 @@ impl Tiling {
     fn soonest(tilings: impl Iterator<Item = Self>) -> Self {
         tilings.min_by_key(|tiling| tiling.cycles).expect("there is a tile")
     }
-    /// In so many splits, or fewer where these are whole blocks. To add up a split is counted as 128 cycles.
+    /// In so many splits, or fewer where these are whole blocks. To add up one more is to read it once more, 2300 bytes a
+    /// cycle.
     fn split(
         kernel: &'static str,
         tile: Tile,
@@ -243,7 +245,8 @@ impl Tiling {
         let blocks = sum.div_ceil(Self::BLOCK).div_ceil(splits).max(1);
         let (each, tiles) = (blocks * Self::BLOCK, tile.count(shape));
         let splits = sum.div_ceil(each).max(1);
-        let cycles = tile.cycles(tiles * splits, blocks, card.processors) + 128 * (splits - 1);
+        let adding = (splits - 1) * shape[0] * shape[1] * size_of::<f32>() / 2300;
+        let cycles = tile.cycles(tiles * splits, blocks, card.processors) + adding;
         Tiling { kernel, tile, tiles, each, splits, cycles }
     }
     /// Cycles that the kernel takes, by the model of [`Tile::cycles`].
@@ -295,10 +298,12 @@ impl Tiling {
 mod tests {
     use super::*;
 
-    const PLAIN: Leaving = Leaving { instructions: 500, tensors: 1 };
-    const WIDE: Tile = Tile::Wide(PLAIN);
-    const NARROW: Tile = Tile::Narrow(PLAIN);
-    const TILES: [Tile; 5] = [Tile::Large, Tile::Small, WIDE, NARROW, Tile::PingPong(PLAIN)];
+    const PLAIN: Leaving = Leaving { instructions: 270, tensors: 1, stores: 0 };
+    const REAL: Leaving = Leaving { instructions: 335, tensors: 0, stores: 64 };
+    const WIDE: Tile = Tile::Wide(REAL);
+    const NARROW: Tile = Tile::Narrow(REAL);
+    const TILES: [Tile; 6] =
+        [Tile::Large, Tile::Small, Tile::Wide(PLAIN), WIDE, NARROW, Tile::PingPong(PLAIN)];
 
     fn split(tile: Tile, shape: [usize; 2], sum: usize) -> Tiling {
         let product = Product { shape, sum, in_vectors: true };
@@ -322,12 +327,12 @@ mod tests {
 
     /// What the README says of a product of 8192³.
     #[test]
-    fn a_large_product_is_expected_at_95_percent_of_the_tensor_cores() {
+    fn a_large_product_is_expected_at_91_percent_of_the_tensor_cores() {
         let kernels = Kernels::new([""; 2], "", Half::PingPong(""), PLAIN);
         let product = Product { shape: [8192, 8192], sum: 8192, in_vectors: true };
         let cycles = Tiling::of(Card::H200, kernels, product).cycles();
         let least = 2 * 8192_usize.pow(3) / (Card::H200.processors * Card::FLOP_PER_CYCLE);
-        assert_eq!(100 * least / cycles, 95);
+        assert_eq!(100 * least / cycles, 91);
     }
 
     #[test]
