@@ -186,3 +186,31 @@ impl AttentionGrad {
         s.launch(launch, &[&keys[..], &shape].concat())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of docs/speed.md: tokens, kernels, cycles forward, two numbers that follow, cycles of the gradient.
+    #[test]
+    fn the_page_on_speed_says_what_the_model_does() {
+        let page = include_str!("../../docs/speed.md");
+        let table = page.split("## Attention").nth(1).unwrap().lines();
+        let number = |cell: &str| cell.trim().replace(',', "").parse::<usize>();
+        let mut rows = 0;
+        for cells in table.map(|line| line.split('|').collect::<Vec<_>>()).filter(|cells| cells.len() == 10) {
+            let Ok(tokens) = number(cells[1]) else { continue };
+            let said = [cells[3], cells[6]].map(|cell| number(cell).unwrap());
+            assert_eq!(said, cycles_of_head(tokens), "{tokens} tokens");
+            rows += 1;
+        }
+        assert_eq!(rows, 11);
+    }
+
+    /// A block can have 227 KB.
+    #[test]
+    fn whole_sequences_fit_a_multiprocessor() {
+        assert!(MEDIUM * (5 * ROW + STATISTICS) + BARRIER <= 227 << 10);
+        assert!(2 * LONG_BLOCK * ROW + 1024 + ring(LONG_BLOCK, 4) <= 227 << 10);
+    }
+}
