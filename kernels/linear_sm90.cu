@@ -49,17 +49,20 @@ struct NoBias {
   __device__ __forceinline__ void load(int, Of<Tile>&) const {}
 };
 
-// y = sums.
-template <class Bias>
-struct Plain {
-  Bias bias;
-  const TensorMap& y;  // [m, n]
-
+// Needs nothing besides while a tile is multiplied.
+struct NeedsNothing {
   template <class Tile>
   struct Beside {};
 
   template <class Tile>
   __device__ __forceinline__ void begin(const Boxes<Tile>&, const Task&, Beside<Tile>&) const {}
+};
+
+// y = sums.
+template <class Bias>
+struct Plain : NeedsNothing {
+  Bias bias;
+  const TensorMap& y;  // [m, n]
 
   template <class Tile>
   __device__ __forceinline__ void end(
@@ -72,15 +75,9 @@ struct Plain {
 };
 
 // h = sums, y = gelu(h): of h as it is left, in bf16, which is what its gradient will read.
-struct WithGelu {
+struct WithGelu : NeedsNothing {
   Bias bias;
   const TensorMap &h, &y;  // [m, n]
-
-  template <class Tile>
-  struct Beside {};
-
-  template <class Tile>
-  __device__ __forceinline__ void begin(const Boxes<Tile>&, const Task&, Beside<Tile>&) const {}
 
   template <class Tile>
   __device__ __forceinline__ void end(
@@ -158,15 +155,9 @@ struct TimesGeluSlope {
 
 // A weight gradient: dw = sums, db = the sums of the left operand's rows, which the first column of tiles has;
 // of splits `stride` apart, in f32. Four lanes leave 32 bytes of a row, a sector of memory.
-struct PartOfSplit {
+struct PartOfSplit : NeedsNothing {
   float *dw, *db;  // [n, k] and [n], of each split
   int n, k, stride;
-
-  template <class Tile>
-  struct Beside {};
-
-  template <class Tile>
-  __device__ __forceinline__ void begin(const Boxes<Tile>&, const Task&, Beside<Tile>&) const {}
 
   template <class Tile>
   __device__ __forceinline__ void end(
@@ -201,7 +192,7 @@ linear_wide(
     const float* __restrict__ b,          // [n]
     const __grid_constant__ TensorMap y,  // [m, n]
     int m, int n, int k) {
-  product<Wide>(x, w, m, n, k, Plain<Bias>{{b, n}, y});
+  product<Wide>(x, w, m, n, k, Plain<Bias>{{}, {b, n}, y});
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
@@ -211,7 +202,7 @@ linear_pingpong(
     const float* __restrict__ b,          // [n]
     const __grid_constant__ TensorMap y,  // [m, n]
     int m, int n, int k) {
-  product<PingPong>(x, w, m, n, k, Plain<Bias>{{b, n}, y});
+  product<PingPong>(x, w, m, n, k, Plain<Bias>{{}, {b, n}, y});
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
@@ -222,7 +213,7 @@ linear_gelu_wide(
     const __grid_constant__ TensorMap h,  // [m, n]
     const __grid_constant__ TensorMap y,  // [m, n]
     int m, int n, int k) {
-  product<Wide>(x, w, m, n, k, WithGelu{{b, n}, h, y});
+  product<Wide>(x, w, m, n, k, WithGelu{{}, {b, n}, h, y});
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
@@ -233,7 +224,7 @@ linear_gelu_pingpong(
     const __grid_constant__ TensorMap h,  // [m, n]
     const __grid_constant__ TensorMap y,  // [m, n]
     int m, int n, int k) {
-  product<PingPong>(x, w, m, n, k, WithGelu{{b, n}, h, y});
+  product<PingPong>(x, w, m, n, k, WithGelu{{}, {b, n}, h, y});
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
@@ -277,7 +268,7 @@ linear_input_grad_wide(
     const __grid_constant__ TensorMap w,   // [n, k]
     const __grid_constant__ TensorMap dx,  // [m, k]
     int m, int n, int k) {
-  input_grad<Wide>(dy, w, m, n, k, Plain<NoBias>{{}, dx});
+  input_grad<Wide>(dy, w, m, n, k, Plain<NoBias>{{}, {}, dx});
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
@@ -286,7 +277,7 @@ linear_input_grad_pingpong(
     const __grid_constant__ TensorMap w,   // [n, k]
     const __grid_constant__ TensorMap dx,  // [m, k]
     int m, int n, int k) {
-  input_grad<PingPong>(dy, w, m, n, k, Plain<NoBias>{{}, dx});
+  input_grad<PingPong>(dy, w, m, n, k, Plain<NoBias>{{}, {}, dx});
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
@@ -313,7 +304,7 @@ linear_input_grad_gelu_pingpong(
 template <class Tile>
 __device__ __forceinline__ void weight_grad(
     const TensorMap& dy, const TensorMap& x, float* dw, float* db, int m, int n, int k, int rows, int stride) {
-  multiply_all<Tile, Along::MN, Along::MN, true>(dy, x, {n, k, m, rows}, PartOfSplit{dw, db, n, k, stride});
+  multiply_all<Tile, Along::MN, Along::MN, true>(dy, x, {n, k, m, rows}, PartOfSplit{{}, dw, db, n, k, stride});
 }
 
 extern "C" __global__ void __cluster_dims__(CLUSTER) __launch_bounds__(THREADS, 1)
