@@ -19,9 +19,14 @@ const STORED: usize = 16;
 /// Bytes of a barrier, and what aligns what comes after it.
 const BARRIER: usize = 16;
 /// Bytes of a ring of pairs of tiles with three barriers a stage. What holds tiles is a whole number of KiB.
-fn ring(rows: usize, stages: usize) -> usize {
+const fn ring(rows: usize, stages: usize) -> usize {
     (stages * (2 * rows * ROW + 3 * 8)).next_multiple_of(1024)
 }
+/// A block can have 227 KB.
+const _: () = assert!(
+    MEDIUM * (5 * ROW + STATISTICS) + BARRIER <= 227 << 10
+        && 2 * LONG_BLOCK * ROW + 1024 + ring(LONG_BLOCK, 4) <= 227 << 10
+);
 
 /// Warps of a block for so many strips of 16 rows, of which each warp has one or two: at least a thread for each row.
 fn short_grad_warps(strips: usize) -> usize {
@@ -205,12 +210,5 @@ mod tests {
             rows += 1;
         }
         assert_eq!(rows, 11);
-    }
-
-    /// A block can have 227 KB.
-    #[test]
-    fn whole_sequences_fit_a_multiprocessor() {
-        assert!(MEDIUM * (5 * ROW + STATISTICS) + BARRIER <= 227 << 10);
-        assert!(2 * LONG_BLOCK * ROW + 1024 + ring(LONG_BLOCK, 4) <= 227 << 10);
     }
 }
