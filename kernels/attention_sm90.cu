@@ -4,13 +4,16 @@
 //   s = scale q k^T    p = softmax(s)    y = p v
 //
 // Queries, keys and values are read where a linear layer left them, [B, L, 3, H, 64] in bf16. The grid is
-// [blocks of 128 queries, H, B]. One thread loads by TMA: the queries once, then keys and values in blocks of
-// 128 through a ring. Two warpgroups own 64 queries each: scores by wgmma from shared memory, weights as the
+// [blocks of 256 queries, H, B]. One thread loads by TMA: the queries once, then keys and values in blocks of
+// 64 through a ring. Four warpgroups own 64 queries each: scores by wgmma from shared memory, weights as the
 // next product's left operand straight from the registers that held the scores. While the tensor cores weigh
-// the values of one block, the exponentials of the next are taken; the two warpgroups fill what gaps are left.
+// the values of one block, the exponentials of the next are taken. A turn of a warpgroup, scores, maxima, exponentials and
+// sums, is a chain of waits: four warpgroups fill each other's, two do not, and with blocks of 64 keys there are
+// registers for four.
 //
-// Bound by the tensor cores (4 x 128 x 64 FLOP a query and block: 8 cycles of a multiprocessor at 4096 a
-// cycle) and as much by the exponentials (128 a query and block: 8 cycles at 16 a cycle).
+// Bound by issue slots (about 305 instructions a warp and block: 4.8 cycles of a multiprocessor a query), the tensor
+// cores (4 x 64 x 64 FLOP a query and block: 4 cycles at 4096 a cycle) and as much by the exponentials (64 a query and
+// block: 4 cycles at 16 a cycle).
 //
 // Rows past the end of a sequence arrive as zeros. Keys that do not count have no weight; as their values are
 // multiplied by it, they have to be numbers. Exponentials are base 2, with log2(e) in the scale; statistics are
@@ -22,10 +25,10 @@ using namespace hopper;
 
 namespace {
 
-constexpr int KEYS = 128, STAGES = 4;
+constexpr int GROUPS = 4, QUERIES = GROUPS * 64, KEYS = 64, STAGES = 6;
 
 struct Shared {
-  bf16 queries[BLOCK_ROWS * HEAD_WIDTH];
+  bf16 queries[QUERIES * HEAD_WIDTH];
   Ring<KEYS, STAGES> ring;  // keys and values
   uint64_t queries_full;
 };
@@ -36,7 +39,7 @@ __device__ __forceinline__ void produce(
   const uint32_t barrier = ptx::smem_u32(&shared->queries_full);
   ptx::tma_prefetch_desc(qkv);
   ptx::mbar_arrive_expect_tx(barrier, sizeof(shared->queries));
-  load_tile<BLOCK_ROWS, BLOCK_ROWS>(shared->queries, {qkv, h * HEAD_WIDTH}, first, barrier);
+  load_tile<KEYS, QUERIES>(shared->queries, {qkv, h * HEAD_WIDTH}, first, barrier);
   shared->ring.load_all({qkv, (heads + h) * HEAD_WIDTH}, {qkv, (2 * heads + h) * HEAD_WIDTH},
                         counted_keys(lengths, length));
 }
@@ -59,8 +62,8 @@ __device__ __forceinline__ void consume(
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long(
-    const __grid_constant__ TensorMap qkv,  // [B, L, 3 H 64], boxes of 128 rows of a head
+extern "C" __global__ void __launch_bounds__((1 + GROUPS) * WARPGROUP, 1) attention_long(
+    const __grid_constant__ TensorMap qkv,  // [B, L, 3 H 64], boxes of 64 rows of a head
     const __grid_constant__ TensorMap y,    // [B, L, H 64], boxes of 16 rows
     const uint32_t* __restrict__ lengths,   // [B] or null
     float* __restrict__ log_sum,            // [B, H, L]
@@ -68,15 +71,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_long(
   DYN_SMEM(Shared, shared);
   if (threadIdx.x == 0) {
     ptx::mbar_init(ptx::smem_u32(&shared->queries_full), 1);
-    shared->ring.init();
+    shared->ring.init(GROUPS);
     ptx::mbar_fence_init();
   }
   __syncthreads();
-  const int first = blockIdx.x * BLOCK_ROWS;
-  divide_work([&] { produce(shared, &qkv, first, lengths, length); },
-              [&] {
-                const Head head = this_head(lengths, length, HEAD_WIDTH);
-                consume(shared, head, &y, log_sum, first, length, score_scale);
-              });
+  const int first = blockIdx.x * QUERIES;
+  divide_work<GROUPS>([&] { produce(shared, &qkv, first, lengths, length); },
+                      [&] {
+                        const Head head = this_head(lengths, length, HEAD_WIDTH);
+                        consume(shared, head, &y, log_sum, first, length, score_scale);
+                      });
 }
 EMU_KERNEL(attention_long)

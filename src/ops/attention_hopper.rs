@@ -10,8 +10,12 @@ use crate::tape::Tensor;
 const SHORT: usize = 160;
 const SHORT_GRAD: usize = 144;
 const MEDIUM: usize = 320;
-/// Rows of a block of the kernels for longer ones.
+/// Rows of a block of the kernels for longer ones: forward, and of the gradient.
+const LONG_QUERIES: usize = 256;
 const LONG_BLOCK: usize = 128;
+/// Keys that meet a block of queries at a time, forward, and the stages of their ring.
+const LONG_KEYS: usize = 64;
+const LONG_STAGES: usize = 6;
 /// Threads that multiply together by wgmma.
 const WARPGROUP: usize = 128;
 /// Rows that a warp stores together.
@@ -22,9 +26,12 @@ const BARRIER: usize = 16;
 const fn ring(rows: usize, stages: usize) -> usize {
     (stages * (2 * rows * ROW + 3 * 8)).next_multiple_of(1024)
 }
+/// Bytes of the forward kernel for long sequences: queries, a ring, one more barrier.
+const LONG_SHARED: usize = LONG_QUERIES * ROW + ring(LONG_KEYS, LONG_STAGES) + 1024;
 /// A block can have 227 KB.
 const _: () = assert!(
     MEDIUM * (5 * ROW + STATISTICS) + BARRIER <= 227 << 10
+        && LONG_SHARED <= 227 << 10
         && 2 * LONG_BLOCK * ROW + 1024 + ring(LONG_BLOCK, 4) <= 227 << 10
 );
 
@@ -36,8 +43,8 @@ fn short_grad_warps(strips: usize) -> usize {
 /// Cycles of a multiprocessor for a head of so many tokens: forward, and the gradient. That is a model, not measured: it
 /// follows within a tenth what a simulation of the compiled code gives, issue slots, latencies, tensor cores,
 /// exponentials and shared memory, but not the memory of the card. Blocks of short sequences fill each other's waits;
-/// medium ones are alone on their multiprocessor and wait for their loads; long ones pay for each block of 128 rows and
-/// for each turn over others.
+/// medium ones are alone on their multiprocessor and wait for their loads; long ones pay for each block of rows and for each
+/// turn over others.
 fn cycles_of_head(length: usize) -> [usize; 2] {
     let [strips, chunks, groups, blocks] = [16, 32, 64, LONG_BLOCK].map(|rows| length.div_ceil(rows));
     // Blocks that share a multiprocessor: by the warps for which it has registers, and by its memory.
@@ -49,7 +56,7 @@ fn cycles_of_head(length: usize) -> [usize; 2] {
     } else if length <= MEDIUM {
         5790 + 236 * chunks * groups
     } else {
-        blocks * (4170 + 2000 * blocks)
+        length.div_ceil(LONG_QUERIES) * (5030 + 1525 * length.div_ceil(LONG_KEYS))
     };
     let gradient = if length <= SHORT_GRAD {
         let warps = short_grad_warps(strips);
@@ -94,9 +101,7 @@ impl Attention {
             let (rows, of_box) = self.whole(64);
             (self.whole_launch("attention_medium", rows / 64 * WARPGROUP, [rows, 3, 0]), of_box)
         } else {
-            // Queries, a ring of four stages, one more barrier.
-            let shared = LONG_BLOCK * ROW + ring(LONG_BLOCK, 4) + 1024;
-            (self.long_launch("attention_long", shared), LONG_BLOCK)
+            (self.long_launch("attention_long", LONG_QUERIES, LONG_SHARED), LONG_KEYS)
         };
         s.launch(
             launch,
@@ -110,10 +115,12 @@ impl Attention {
             ],
         )
     }
-    /// A launch of a kernel for long sequences: a warpgroup that loads and two that multiply own a block.
-    fn long_launch(&self, kernel: &'static str, shared: usize) -> Launch {
+    /// A launch of a kernel for long sequences: a warpgroup that loads, and one that multiplies for each 64 rows, own a
+    /// block of `rows`.
+    fn long_launch(&self, kernel: &'static str, rows: usize, shared: usize) -> Launch {
         let [batch, length, heads, _] = self.shape;
-        Launch { kernel, grid: [length.div_ceil(LONG_BLOCK), heads, batch], block: 384, shared }
+        let block = (1 + rows / 64) * WARPGROUP;
+        Launch { kernel, grid: [length.div_ceil(rows), heads, batch], block, shared }
     }
     /// How TMA cuts boxes of `rows` rows of a head from a tensor of the heads of tokens.
     fn boxes(&self, s: &Stream, t: Tensor, rows: usize) -> Result<Arg> {
@@ -178,7 +185,7 @@ impl AttentionGrad {
             s.f32(of.log_sum).into(),
             statistics.into(),
         ];
-        let launch = of.long_launch("attention_long_grad_q", shared(LONG_BLOCK, 4));
+        let launch = of.long_launch("attention_long_grad_q", LONG_BLOCK, shared(LONG_BLOCK, 4));
         s.launch(launch, &[&queries[..], &shape].concat())?;
         let keys: [Arg; 5] = [
             of.boxes_of_qkv(s, of.qkv, OTHER_BLOCK)?,
@@ -187,7 +194,7 @@ impl AttentionGrad {
             of.keys(s),
             statistics.into(),
         ];
-        let launch = of.long_launch("attention_long_grad_kv", shared(OTHER_BLOCK, 4));
+        let launch = of.long_launch("attention_long_grad_kv", LONG_BLOCK, shared(OTHER_BLOCK, 4));
         s.launch(launch, &[&keys[..], &shape].concat())
     }
 }
