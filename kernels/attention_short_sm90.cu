@@ -54,8 +54,9 @@ extern "C" __global__ void __launch_bounds__(320, 2) attention_short(
 }
 EMU_KERNEL(attention_short)
 
-// A thread at least for each row, of at most 144; a warp has one strip after the other. Dynamic shared memory: tiles of q,
-// of k and v, later of dk and dv, of dy and of y, later of dq; a barrier; the rows' statistics.
+// A thread at least for each row, of at most 144; a warp has one strip after the other. Blocks have at most 192 threads:
+// twice as many are said here so that 168 registers suffice, with which 12 warps share a multiprocessor. Dynamic shared
+// memory: tiles of q, of k and v, later of dk and dv, of dy and of y, later of dq; a barrier; the rows' statistics.
 extern "C" __global__ void __launch_bounds__(384, 1) attention_short_grad(
     const __grid_constant__ TensorMap qkv,      // [B, L, 3 H 64], boxes of all rows of a head
     const __grid_constant__ TensorMap dy_rows,  // [B, L, H 64], the same

@@ -305,6 +305,7 @@ struct Boxes {
 
  private:
   static constexpr int OF_PART = Tile::N / 64;
+
   // A thread of each warp: it loads and stores the warp's box.
   __device__ __forceinline__ static bool leads() { return lane_id() == 0; }
 

@@ -188,10 +188,11 @@ fn tiles_are_left_in_as_many_instructions_as_their_choice_takes_for_granted() {
 #[test]
 fn attention_takes_exponentials_while_the_tensor_cores_work() {
     let Some(code) = code() else { return };
-    for (file, kernel) in [
-        ("attention_sm90", "attention_long"),
-        ("attention_grad_sm90", "attention_long_grad_q"),
-        ("attention_grad_sm90", "attention_long_grad_kv"),
+    // Most of them: with four warpgroups, which fill each other's waits, two thirds, else three quarters.
+    for (file, kernel, [share, of]) in [
+        ("attention_sm90", "attention_long", [2, 3]),
+        ("attention_grad_sm90", "attention_long_grad_q", [3, 4]),
+        ("attention_grad_sm90", "attention_long_grad_kv", [3, 4]),
     ] {
         let code: Vec<&str> = code[file][kernel].lines().filter(|line| line.contains(';')).collect();
         let address = |at: usize| code[at].trim_start().trim_start_matches("/*").split('*').next().unwrap();
@@ -209,7 +210,7 @@ fn attention_takes_exponentials_while_the_tensor_cores_work() {
         let wait = turn.iter().position(|line| line.contains("WARPGROUP.DEPBAR")).unwrap();
         let [before, exponentials] = [&turn[..wait], turn].map(|code| all(code, "MUFU.EX2"));
         println!("{kernel}: {before} of {exponentials} exponentials before the wait");
-        assert!(3 * before > 2 * exponentials, "{kernel}: {before} of {exponentials}");
+        assert!(of * before > share * exponentials, "{kernel}: {before} of {exponentials}");
     }
 }
 

@@ -239,6 +239,25 @@ fn largest(shapes: &[Vec<usize>]) -> String {
 mod tests {
     use super::*;
 
+    /// GELU would read its argument; its gradient would be written and read, and that of a bias read once more.
+    #[test]
+    fn what_is_folded_into_products_is_counted() {
+        let kinds =
+            TrainingStep::new(Setup::new(Preset::Tiny, Mode::Finetune, 1)).kinds(Widths::host::<f32>());
+        let of = |name: &str, reads: usize, writes: usize| {
+            let is = |k: &&Kind| k.name == name && k.reads.len() == reads && k.writes.len() == writes;
+            kinds.iter().find(is).unwrap()
+        };
+        let bytes = |shape: &[usize]| 4 * shape.iter().product::<usize>() as u64;
+        let gelu = of("Linear", 3, 2);
+        assert_eq!(gelu.folded, bytes(&gelu.writes[1]));
+        let gelu_grad = of("LinearInputGrad", 3, 1);
+        assert_eq!(gelu_grad.folded, 2 * bytes(&gelu_grad.writes[0]));
+        let weight_grad = of("LinearWeightGrad", 2, 2);
+        assert_eq!(weight_grad.folded, bytes(&weight_grad.reads[0]));
+        assert_eq!(of("LinearInputGrad", 2, 1).folded + of("LayerNorm", 3, 3).folded, 0);
+    }
+
     #[test]
     fn kinds_cover_every_operation_and_run_again_by_themselves() {
         for mode in [Mode::Pretrain, Mode::Finetune] {
